@@ -1,0 +1,83 @@
+"""The console script `opensci`: each command is a skin over one public function with the same argument names."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import click
+
+from opensci_lib.errors import OpensciError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="opensci-lib")
+def main() -> None:
+    """Run the open-sci-ref language models, bit for bit the same, on every transformers release."""
+
+
+@main.command()
+@click.argument("model")
+@click.option("--revision", help="A branch, tag or commit on the Hub.")
+@click.option("--local_dir", type=click.Path(), help="Where to put it instead of the Hub's cache.")
+def download(model: str, revision: str | None, local_dir: str | None) -> None:
+    """Bring MODEL to this machine: a Hub id, a local folder, or `miniature`, which is trained here."""
+    from opensci_lib.download import download
+
+    found = download(model, revision, local_dir)
+    click.echo(f"{found.path}" + (f" (commit {found.commit})" if found.commit else ""))
+
+
+@main.command()
+@click.option("--model_path", required=True, type=click.Path(), help="A model folder.")
+@click.option("--tf_version", help="The transformers release; by default the one installed here.")
+@click.option("--prompt", default="The capital of France is", show_default=True)
+@click.option("--max_new_tokens", default=16, show_default=True, type=click.IntRange(1))
+@click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16 or float16.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, …")
+@click.option("--attn_implementation", default="sdpa", show_default=True, help="sdpa or eager.")
+def infer(
+    model_path: str,
+    tf_version: str | None,
+    prompt: str,
+    max_new_tokens: int,
+    dtype: str,
+    device: str,
+    attn_implementation: str,
+) -> None:
+    """Complete a prompt, in the kernel environment of the release given, and print release and completion."""
+    if tf_version is not None:
+        from opensci_lib import kernels
+
+        python = kernels.python(tf_version)
+        options = {
+            "--model_path": model_path,
+            "--prompt": prompt,
+            "--max_new_tokens": str(max_new_tokens),
+            "--dtype": dtype,
+            "--device": device,
+            "--attn_implementation": attn_implementation,
+        }
+        words = [word for option in options.items() for word in option]
+        sys.exit(subprocess.run([python, "-m", "opensci_lib", "infer", *words], check=False).returncode)
+    if find_spec("transformers") is None:
+        raise OpensciError("transformers is not installed in this environment: give a release with --tf_version.")
+
+    import transformers
+
+    from opensci_lib import shim
+    from opensci_lib.generate import generate
+
+    if transformers.__version__.startswith("4."):
+        shim.apply()  # an unmodified folder may need it, a fixed one does not notice
+    run = generate(
+        model_path,
+        [prompt],
+        max_new_tokens=max_new_tokens,
+        dtype=dtype,
+        device=device,
+        attn_implementation=attn_implementation,
+    )
+    click.echo(f"transformers {transformers.__version__}")
+    click.echo(run.completions[0])

@@ -1,0 +1,117 @@
+"""Find a model: on the Hugging Face Hub, in a local folder, or the built-in `miniature`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from opensci_lib import kernels, project
+from opensci_lib.errors import OpensciError
+from opensci_lib.model_folder import check_model_folder
+
+MINIATURE = "miniature"
+# The release whose numbers are the reference, and under which the miniature is trained.
+REFERENCE_RELEASE = "4.48.0"
+# Weights as safetensors only: a pickle runs code when it is opened.
+_PATTERNS = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.py", "*.txt", "*.model", "*.jinja"]
+
+
+@dataclass(frozen=True)
+class Download:
+    """Where a model lies. `commit` is the Hub commit, or None for what is not from the Hub."""
+
+    model: str
+    revision: str | None
+    commit: str | None
+    path: str
+
+
+def download(model: str, revision: str | None = None, local_dir: Path | str | None = None) -> Download:
+    """Bring a model's weights, code, configuration and tokenizer to this machine, and check that it is whole.
+
+    Args:
+        model: a Hub id such as "open-sci/open-sci-ref-v0.01-1.7b-nemotron-hq-1T-16384", a local
+            folder, or "miniature", which is trained here if need be.
+        revision: a branch, tag or commit on the Hub.
+        local_dir: where to put it; by default the Hub's cache, or where the folder already lies.
+
+    The Hub's own variables hold: HF_HOME, HF_HUB_OFFLINE, HF_ENDPOINT, HF_TOKEN. An interrupted
+    download goes on where it stopped.
+
+    Raises:
+        OpensciError: when the model can't be had or is incomplete.
+
+    """
+    commit = None
+    if model == MINIATURE:
+        path = Path(local_dir or project.OUTPUTS / MINIATURE / "original")
+        _build_miniature(path)
+    elif Path(model).exists():
+        path = check_model_folder(model)
+        if local_dir:
+            path = link_tree(path, Path(local_dir))
+    else:
+        path, commit = _from_hub(model, revision, local_dir)
+    found = Download(model, revision, commit, str(check_model_folder(path)))
+    if local_dir:
+        write_json(Path(local_dir) / RECORD, asdict(found))
+    return found
+
+
+def _build_miniature(path: Path) -> None:
+    """Train the miniature in the reference release's environment, unless it is there."""
+    if (path / "config.json").exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    python = kernels.python(REFERENCE_RELEASE)
+    command = [str(python), "-m", "opensci_lib.miniature.train", str(path)]
+    if subprocess.run(command, check=False).returncode:
+        raise OpensciError(f"Training the miniature failed: {' '.join(command)} says why.")
+
+
+def _from_hub(model: str, revision: str | None, local_dir: Path | str | None) -> tuple[Path, str | None]:
+    """Return (folder, commit) of a model on the Hub or in its cache."""
+    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    name = f"{model} at revision {revision}" if revision else model
+    unreachable = (
+        f"{name} is not in the Hub's cache on this machine and the Hub can't be reached: "
+        "run `opensci download` where there is a network (and HF_HUB_OFFLINE is unset), with the same HF_HOME."
+    )
+    try:
+        # Resolved first, so that all files are of one commit even when the branch moves meanwhile.
+        commit = None if constants.HF_HUB_OFFLINE else HfApi().model_info(model, revision=revision).sha
+        path = Path(
+            snapshot_download(model, revision=commit or revision, local_dir=local_dir, allow_patterns=_PATTERNS)
+        )
+    except GatedRepoError as error:
+        raise OpensciError(f"{name} is gated: ask for access on its page and set HF_TOKEN.") from error
+    except RevisionNotFoundError as error:
+        raise OpensciError(f"{model} has no revision {revision!r}: see its branches and tags.") from error
+    except RepositoryNotFoundError as error:
+        raise OpensciError(
+            f"The Hub has no model {model!r}, or it is private: check the name, or set HF_TOKEN."
+        ) from error
+    except HFValidationError as error:
+        raise OpensciError(
+            f"{model!r} is neither a folder, nor {MINIATURE!r}, nor a Hub id of the form owner/name."
+        ) from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        raise OpensciError(unreachable) from error
+    except HfHubHTTPError as error:
+        raise OpensciError(f"The Hub answered for {name}: {str(error).splitlines()[0]}") from error
+    except OSError as error:  # the base of what requests and httpx raise when there is no connection
+        raise OpensciError(unreachable) from error
+    # A snapshot folder of the cache is named after its commit.
+    return path, commit or (path.name if local_dir is None else None)

@@ -1,0 +1,209 @@
+"""The figures of the notebooks. Each takes data and returns a `matplotlib` figure whose title says the finding."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+
+from opensci_lib.capture import Capture
+from opensci_lib.compare import Run, describe_stage
+
+# Okabe and Ito (2008), a palette that colour-blind readers can tell apart.
+COLOURS = {"original": "#000000", "minimal": "#D55E00", "fixed": "#0072B2"}
+EQUAL, DIFFERENT = "#0072B2", "#D55E00"
+_WIDTH = 9.0  # inches: the width of a report's column
+
+
+def _figure(height: float, rows: int = 1, columns: int = 1, **options: object) -> tuple[Figure, np.ndarray]:
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)  # ty: ignore[no-matching-overload]
+
+
+def top_tokens(record: dict, prompt: int = 0) -> Figure:
+    """Draw the likeliest next tokens after a prompt of one run (`run.json`), as bars of their logits."""
+    best = record["top_tokens"][prompt]
+    figure, [[axes]] = _figure(2.4)
+    names = [repr(entry["token"]) for entry in best]
+    bars = axes.barh(names, [entry["logit"] for entry in best], color=[EQUAL] + ["#999999"] * (len(best) - 1))
+    axes.bar_label(bars, fmt="%.4f", padding=3)
+    axes.invert_yaxis()
+    axes.margins(x=0.15)
+    axes.set_xlabel("logit of the next token")
+    gap = best[0]["logit"] - best[1]["logit"]
+    axes.set_title(f"{names[0]} leads {names[1]} by {gap:.2f} logits", loc="left")
+    return figure
+
+
+def surprisal(capture: Capture, prompt: int) -> Figure:
+    """Draw -log p(next token) at each position of a captured prompt, in nats."""
+    logits = capture[f"{prompt}.logits"][:-1].astype(np.float64)
+    following = capture[f"{prompt}.token_ids"][1:]
+    logits -= logits.max(axis=1, keepdims=True)
+    nats = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(following)), following]
+    figure, [[axes]] = _figure(2.6)
+    axes.plot(np.arange(1, len(nats) + 1), nats, ".", color=EQUAL, markersize=3)
+    uniform = np.log(logits.shape[1])
+    axes.axhline(uniform, color="#999999", linestyle="--", label=f"uniform guess, {uniform:.2f} nats")
+    axes.axhline(nats.mean(), color=DIFFERENT, label=f"mean, {nats.mean():.2f} nats")
+    axes.set(xlabel="position in the prompt (tokens)", ylabel="surprisal (nats)")
+    axes.legend(loc="upper right")
+    axes.set_title(
+        f"The model spends {nats.mean():.2f} nats a token; a uniform guess spends {uniform:.2f}", loc="left"
+    )
+    return figure
+
+
+def rotary(capture: Capture, prompt: int) -> Figure:
+    """Draw the cosines that the layers of one run received, by position and frequency, beside inv_freq."""
+    cos, inv_freq = capture[f"{prompt}.cos"].astype(np.float64), capture[f"{prompt}.inv_freq"]
+    figure, [[image, curve]] = _figure(2.8, 1, 2, width_ratios=[2, 1])
+    drawn = image.imshow(cos[:, : len(inv_freq)].T, aspect="auto", cmap="cividis", vmin=-1, vmax=1, origin="lower")
+    figure.colorbar(drawn, ax=image, label="cos")
+    image.set(xlabel="position in the prompt (tokens)", ylabel="frequency index")
+    curve.plot(inv_freq, "o-", color=EQUAL, markersize=3)
+    curve.set(xlabel="frequency index", ylabel="inv_freq (radians a token)")
+    if (inv_freq > 0).all():
+        curve.set_yscale("log")
+    image.set_title(f"inv_freq runs from {inv_freq.max():.3g} to {inv_freq.min():.3g} radians a token", loc="left")
+    return figure
+
+
+def parity_matrix(parity: pd.DataFrame) -> Figure:
+    """Draw releases across, variants down: bit-for-bit equal to the reference on every prompt, or not."""
+    grouped = parity.groupby(["variant", "tf_version"], sort=False)
+    equal = grouped["bitwise_equal"].all().unstack()
+    worst = grouped["max_abs_diff"].max().unstack()
+    releases = list(dict.fromkeys(parity["tf_version"]))
+    variants = [variant for variant in COLOURS if variant in equal.index]
+    figure, [[axes]] = _figure(0.9 + 0.5 * len(variants))
+    for row, variant in enumerate(variants):
+        for column, release in enumerate(releases):
+            same = equal[release].get(variant)
+            if pd.isna(same):
+                continue
+            axes.add_patch(_cell(column, row, EQUAL if same else DIFFERENT))
+            text = "equal" if same else f"off by {worst[release][variant]:.3g}"
+            axes.text(column, row, text, ha="center", va="center", color="white", fontsize=8)
+    axes.set_xticks(range(len(releases)), releases, rotation=90 if len(releases) > 12 else 0)
+    axes.set_yticks(range(len(variants)), variants)
+    axes.set(xlim=(-0.5, len(releases) - 0.5), ylim=(len(variants) - 0.5, -0.5))
+    axes.set_xlabel("transformers release")
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    axes.set_title(_parity_finding(parity), loc="left")
+    return figure
+
+
+def _cell(column: float, row: float, colour: str) -> object:
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((column - 0.46, row - 0.42), 0.92, 0.84, color=colour)
+
+
+def _parity_finding(parity: pd.DataFrame) -> str:
+    parts = []
+    for variant in COLOURS:
+        rows = parity[parity["variant"] == variant]
+        if len(rows):
+            equal = rows.groupby("tf_version")["bitwise_equal"].all()
+            parts.append(f"{variant} equals the reference on {int(equal.sum())} of {len(equal)} releases")
+    return "; ".join(parts)
+
+
+def logit_difference(positions: pd.DataFrame, prompt: int) -> Figure:
+    """Draw the largest |logit difference| at each position: 4.x beside 5.x, one line a release and variant."""
+    frame = positions[positions["prompt"] == prompt]
+    figure, axes = _figure(3.4, 1, 2, sharey=True)
+    for panel, major in zip(axes[0], ("4", "5"), strict=True):
+        ours = frame[frame["tf_version"].str.startswith(major + ".")]
+        for number, ((variant, release), line) in enumerate(ours.groupby(["variant", "tf_version"], sort=False)):
+            panel.plot(
+                line["position"],
+                line["max_abs_diff"],
+                color=COLOURS[variant],
+                linestyle=["-", "--", ":", "-."][number % 4],
+                linewidth=1,
+                label=f"{variant} {release}",
+            )
+        panel.set_title(f"transformers {major}.x", loc="left", fontsize=10)
+        panel.set_xlabel("position in the prompt (tokens)")
+        panel.set_yscale("symlog", linthresh=1e-3)
+        panel.set_ylim(bottom=-2e-4)
+        panel.legend(fontsize=7, ncols=2)
+    axes[0][0].set_ylabel("largest |Δlogit| (logits)")
+    worst = frame.groupby("variant", sort=False)["max_abs_diff"].max()
+    figure.suptitle(
+        "Largest logit difference: " + ", ".join(f"{name} {value:.3g}" for name, value in worst.items()),
+        x=0.01,
+        ha="left",
+    )
+    return figure
+
+
+def rope_difference(reference: Run, runs: list[Run], prompt: int) -> Figure:
+    """Draw |Δcos| by position and frequency against the reference, `minimal` above `fixed`, a column a release."""
+    releases = list(dict.fromkeys(run.tf_version for run in runs))
+    variants = [variant for variant in ("minimal", "fixed") if any(run.variant == variant for run in runs)]
+    figure, axes = _figure(1.2 + 1.7 * len(variants), len(variants), len(releases), sharex=True, sharey=True)
+    right = reference.capture[f"{prompt}.cos"].astype(np.float64)
+    half = right.shape[1] // 2  # the second half of head_dim repeats the first
+    worst = dict.fromkeys(variants, 0.0)
+    image = None
+    for run in runs:
+        panel: Axes = axes[variants.index(run.variant)][releases.index(run.tf_version)]
+        difference = np.abs(run.capture[f"{prompt}.cos"].astype(np.float64) - right)[:, :half]
+        worst[run.variant] = max(worst[run.variant], float(np.nan_to_num(difference, nan=np.inf).max()))
+        image = panel.imshow(
+            difference.T,
+            aspect="auto",
+            cmap="cividis",
+            vmin=0,
+            vmax=2,
+            interpolation="nearest",
+            origin="lower",
+        )
+        panel.set_title(f"{run.variant} {run.tf_version}", fontsize=9)
+    for panel in axes[-1]:
+        panel.set_xlabel("position (tokens)")
+    for panels in axes:
+        panels[0].set_ylabel("frequency index")
+    if image is not None:
+        figure.colorbar(image, ax=axes, label="|Δcos|, 0 to 2")
+    figure.suptitle(
+        "Rotary embedding, largest difference from the reference: "
+        + ", ".join(f"{variant} {value:.3g}" for variant, value in worst.items()),
+        x=0.01,
+        ha="left",
+    )
+    return figure
+
+
+def divergence_map(reference: Run, run: Run, prompt: int) -> Figure:
+    """Draw, stage by stage in causal order and position by position, where one run's bits leave the reference's."""
+    ours, theirs = (r.capture[f"{prompt}.fingerprints"] for r in (reference, run))
+    differs = ours != theirs
+    figure, [[axes]] = _figure(1.0 + 0.11 * len(differs))
+    axes.imshow(
+        differs,
+        aspect="auto",
+        cmap=ListedColormap([EQUAL, DIFFERENT]),
+        vmin=0,
+        vmax=1,
+        interpolation="nearest",
+    )
+    step = max(1, len(differs) // 40)
+    ticks = range(0, len(differs), step)
+    axes.set_yticks(ticks, [describe_stage(reference.capture.stages[i]) for i in ticks], fontsize=6)
+    axes.set_xlabel("position in the prompt (tokens)")
+    axes.set_ylabel("stage, in causal order")
+    share = differs.mean()
+    axes.set_title(
+        f"{run.variant} on {run.tf_version}: {share:.0%} of stage outputs differ from the reference"
+        " (blue equal, orange different)",
+        loc="left",
+        fontsize=10,
+    )
+    return figure

@@ -1,0 +1,59 @@
+"""The three states of a model folder that the pipeline compares."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from opensci_lib import project, shim
+from opensci_lib.download import download
+from opensci_lib.errors import OpensciError
+from opensci_lib.hotfix import hotfix
+
+#: Variant to the hotfix rules that make it: none at all, three, or None for all of them.
+VARIANTS: dict[str, list[str] | None] = {
+    "original": [],
+    # What makes the file load on 5.x and nothing more: the state that misled people.
+    "minimal": ["loss-kwargs", "rope-default", "tied-keys"],
+    "fixed": None,
+}
+
+
+def model_name(model: str, revision: str | None = None) -> str:
+    """Return the folder name under `outputs/` of a Hub id, a local folder or the miniature."""
+    name = Path(model).resolve().name if Path(model).exists() else model.replace("/", "--")
+    return f"{name}@{revision}" if revision else name
+
+
+def prepare(model: str, variant: str, revision: str | None = None) -> Path:
+    """Return a folder of `model` in the state `variant`, ready to load in this process.
+
+    Finds or downloads the model to `outputs/<model>/original`, hotfixes it to its sibling where the
+    variant asks for it, and applies the shim for "original".
+    """
+    if variant not in VARIANTS:
+        raise OpensciError(f"Unknown variant {variant!r}: choose one of {', '.join(VARIANTS)}.")
+    folder = project.OUTPUTS / model_name(model, revision)
+    original = download(model, revision, folder / "original").path
+    if variant == "original":
+        shim.apply()
+        return Path(original)
+    return Path(hotfix(original, folder / variant, rules=VARIANTS[variant]).dst_dir)
+
+
+def run_folder(model: str, revision: str | None, variant: str, output_dir: Path | str | None = None) -> Path:
+    """Make and return where a run's results go: `outputs/<model>/<tf_version>/<variant>`, or `output_dir`."""
+    import transformers
+
+    default = project.OUTPUTS / model_name(model, revision) / transformers.__version__ / variant
+    folder = Path(output_dir or default)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def releases_and_variants(releases: list[str]) -> list[tuple[str, str]]:
+    """Return which variants run on which releases: the original on 4.x, minimal on 5.x, fixed on all."""
+    return [
+        (release, variant)
+        for release in dict.fromkeys(releases)
+        for variant in ("original" if release.startswith("4.") else "minimal", "fixed")
+    ]
