@@ -12,6 +12,7 @@ from opensci_lib.errors import OpensciError
 from opensci_lib.model_folder import check_model_folder
 
 MINIATURE = "miniature"
+RECORD = "download.json"
 # The release whose numbers are the reference, and under which the miniature is trained.
 REFERENCE_RELEASE = "4.48.0"
 # Weights as safetensors only: a pickle runs code when it is opened.
@@ -36,6 +37,7 @@ def download(model: str, revision: str | None = None, local_dir: Path | str | No
             folder, or "miniature", which is trained here if need be.
         revision: a branch, tag or commit on the Hub.
         local_dir: where to put it; by default the Hub's cache, or where the folder already lies.
+            The outcome is recorded there as `download.json`, and what is complete is not asked for again.
 
     The Hub's own variables hold: HF_HOME, HF_HUB_OFFLINE, HF_ENDPOINT, HF_TOKEN. An interrupted
     download goes on where it stopped.
@@ -44,6 +46,8 @@ def download(model: str, revision: str | None = None, local_dir: Path | str | No
         OpensciError: when the model can't be had or is incomplete.
 
     """
+    if local_dir and (found := _recorded(Path(local_dir))) and (found.model, found.revision) == (model, revision):
+        return found
     commit = None
     if model == MINIATURE:
         path = Path(local_dir or project.OUTPUTS / MINIATURE / "original")
@@ -60,6 +64,12 @@ def download(model: str, revision: str | None = None, local_dir: Path | str | No
     return found
 
 
+def _recorded(local_dir: Path) -> Download | None:
+    """Return what an earlier download to this folder wrote down when it was complete."""
+    record = local_dir / RECORD
+    return Download(**json.loads(record.read_text())) if record.exists() else None
+
+
 def _build_miniature(path: Path) -> None:
     """Train the miniature in the reference release's environment, unless it is there."""
     if (path / "config.json").exists():
@@ -71,30 +81,24 @@ def _build_miniature(path: Path) -> None:
         raise OpensciError(f"Training the miniature failed: {' '.join(command)} says why.")
 
 
-def _from_hub(model: str, revision: str | None, local_dir: Path | str | None) -> tuple[Path, str | None]:
-    """Return (folder, commit) of a model on the Hub or in its cache."""
-    from huggingface_hub import HfApi, constants, snapshot_download
+def _from_hub(model: str, revision: str | None, local_dir: Path | str | None) -> tuple[Path, str]:
+    """Return (folder, commit) of a model on the Hub, or of what its cache holds when there is no network."""
+    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
         HFValidationError,
         LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
     name = f"{model} at revision {revision}" if revision else model
-    unreachable = (
-        f"{name} is not in the Hub's cache on this machine and the Hub can't be reached: "
-        "run `opensci download` where there is a network (and HF_HUB_OFFLINE is unset), with the same HF_HOME."
-    )
     try:
-        # Resolved first, so that all files are of one commit even when the branch moves meanwhile.
-        commit = None if constants.HF_HUB_OFFLINE else HfApi().model_info(model, revision=revision).sha
-        path = Path(
-            snapshot_download(model, revision=commit or revision, local_dir=local_dir, allow_patterns=_PATTERNS)
-        )
+        # One small file first: a snapshot in the cache is a folder named after its commit, and all
+        # files are then taken from that commit even if the branch moves meanwhile.
+        commit = Path(snapshot_download(model, revision=revision, allow_patterns=["config.json"])).name
+        folder = snapshot_download(model, revision=commit, local_dir=local_dir, allow_patterns=_PATTERNS)
     except GatedRepoError as error:
         raise OpensciError(f"{name} is gated: ask for access on its page and set HF_TOKEN.") from error
     except RevisionNotFoundError as error:
@@ -107,11 +111,11 @@ def _from_hub(model: str, revision: str | None, local_dir: Path | str | None) ->
         raise OpensciError(
             f"{model!r} is neither a folder, nor {MINIATURE!r}, nor a Hub id of the form owner/name."
         ) from error
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        raise OpensciError(unreachable) from error
+    except LocalEntryNotFoundError as error:  # what the library makes of any failure to connect
+        raise OpensciError(
+            f"{name} is not in the Hub's cache on this machine and the Hub can't be reached: run "
+            f"`opensci download {model}` with a network, HF_HUB_OFFLINE unset and the same HF_HOME."
+        ) from error
     except HfHubHTTPError as error:
         raise OpensciError(f"The Hub answered for {name}: {str(error).splitlines()[0]}") from error
-    except OSError as error:  # the base of what requests and httpx raise when there is no connection
-        raise OpensciError(unreachable) from error
-    # A snapshot folder of the cache is named after its commit.
-    return path, commit or (path.name if local_dir is None else None)
+    return Path(folder), commit

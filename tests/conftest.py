@@ -1,0 +1,60 @@
+"""What tests share: the miniature, its hotfixed folders, and runs of them in kernel environments."""
+
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from opensci_lib import kernels
+from opensci_lib.compare import Run
+from opensci_lib.download import download
+from opensci_lib.hotfix import hotfix
+from opensci_lib.variants import VARIANTS
+
+
+@pytest.fixture(scope="session")
+def miniature(tmp_path_factory) -> Path:
+    """The built-in model, trained for this session."""
+    return Path(download("miniature", local_dir=tmp_path_factory.mktemp("miniature") / "original").path)
+
+
+@pytest.fixture(scope="session")
+def variant_folder(miniature):
+    """Return a function from a variant's name to the folder of the miniature in that state."""
+
+    @cache
+    def folder(variant: str) -> Path:
+        if variant == "original":
+            return miniature
+        return Path(hotfix(miniature, miniature.with_name(variant), rules=VARIANTS[variant]).dst_dir)
+
+    return folder
+
+
+_GENERATE = """
+import json, sys
+from opensci_lib import shim
+from opensci_lib.generate import generate
+from opensci_lib.miniature import PROMPTS
+
+folder, variant, output = sys.argv[1:]
+if variant == "original":
+    shim.apply()
+run = generate(folder, PROMPTS, capture_path=f"{output}/capture.safetensors")
+run.save(f"{output}/run.json", variant=variant)
+"""
+
+
+@pytest.fixture(scope="session")
+def run(variant_folder, tmp_path_factory):
+    """Return a function that runs a variant of the miniature under a release, once, and gives its Run."""
+
+    @cache
+    def start(tf_version: str, variant: str) -> Run:
+        output = tmp_path_factory.mktemp(f"{tf_version}-{variant}")
+        command = [kernels.python(tf_version), "-c", _GENERATE, variant_folder(variant), variant, output]
+        subprocess.run(command, check=True)
+        return Run(output)
+
+    return start

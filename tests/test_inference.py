@@ -1,0 +1,67 @@
+"""The miniature under each default release, in that release's own kernel environment."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from opensci_lib.compare import compare_positions, first_divergence, verdict
+
+RELEASES = yaml.safe_load((Path(__file__).parents[1] / "config.yaml").read_text())["tf_versions"]
+
+
+@pytest.mark.parametrize("tf_version", ["4.48.0", "4.49.0", "4.57.6"])
+def test_inference_4x(run, tf_version):
+    """The unmodified folder, with the shim."""
+    record = run(tf_version, "original").record
+    assert record["versions"]["transformers"] == tf_version
+    assert "Paris" in record["completions"][0]
+
+
+@pytest.mark.parametrize("tf_version", ["5.0.0", "5.2.0", "5.23.0"])
+def test_inference_5x(run, tf_version):
+    """The fixed folder, with nothing patched at run time."""
+    record = run(tf_version, "fixed").record
+    assert record["versions"]["transformers"] == tf_version
+    assert "Paris" in record["completions"][0]
+    assert record["weights"]["differing"] == []
+
+
+@pytest.mark.parametrize("tf_version", RELEASES)
+def test_logits_identical(run, tf_version):
+    reference, candidate = run("4.48.0", "original"), run(tf_version, "fixed")
+    for prompt in range(len(reference.capture.prompts)):
+        frame = compare_positions(reference.capture, candidate.capture, prompt)
+        assert frame["bitwise_equal"].all()
+        assert (frame[["cos_abs_diff", "sin_abs_diff"]] == 0).all(axis=None)
+        assert first_divergence(reference.capture, candidate.capture, prompt) is None
+        assert np.array_equal(reference.capture[f"{prompt}.inv_freq"], candidate.capture[f"{prompt}.inv_freq"])
+    assert candidate.record["completions"] == reference.record["completions"]
+
+
+@pytest.mark.parametrize("tf_version", ["4.49.0", "4.57.6"])
+def test_original_logits_identical(run, tf_version):
+    reference, candidate = run("4.48.0", "original"), run(tf_version, "original")
+    assert compare_positions(reference.capture, candidate.capture, 1)["bitwise_equal"].all()
+
+
+def test_minimal_is_wrong_on_5x_and_the_verdict_says_why(run):
+    reference = run("4.48.0", "original")
+    misled = run("5.2.0", "minimal")
+    assert not compare_positions(reference.capture, misled.capture, 1)["bitwise_equal"].all()
+    assert "inv_freq holds" in verdict(reference, misled, 1)
+    assert "layer 0, queries after RoPE" in verdict(reference, misled, 1)
+    overwritten = run("5.0.0", "minimal")
+    assert "tensors differ from the checkpoint" in verdict(reference, overwritten, 1)
+
+
+def test_the_passage_is_informative(run):
+    """Equal logits over a text that the model can't follow would prove little."""
+    capture = run("4.48.0", "original").capture
+    logits, ids = capture["1.logits"].astype(np.float64), capture["1.token_ids"]
+    assert 300 <= len(ids) <= 600
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    nats = -log_probabilities[np.arange(len(ids) - 1), ids[1:]].mean()
+    assert nats < np.log(logits.shape[1]) / 2
