@@ -30,6 +30,40 @@ def download(model: str, revision: str | None, local_dir: str | None) -> None:
 
 
 @main.command()
+@click.option("--src_dir", type=click.Path(), help="The model folder to fix; it is not changed.")
+@click.option("--dst_dir", type=click.Path(), help="Where to write the fixed one; default: SRC_DIR_fixed.")
+@click.option("--rules", help="Ids of the rules to apply, with commas; default: all.")
+@click.option("--diff", is_flag=True, help="Print what would change and write nothing.")
+@click.option("--check", is_flag=True, help="Write nothing; exit with 1 if something would change.")
+@click.option("--list", "list_rules", is_flag=True, help="List the rules.")
+def hotfix(
+    src_dir: str | None, dst_dir: str | None, rules: str | None, diff: bool, check: bool, list_rules: bool
+) -> None:
+    """Write a copy of a model folder that loads and computes right on every transformers release."""
+    from opensci_lib.hotfix import all_rules, hotfix
+
+    if list_rules:
+        for rule in all_rules():
+            answers = f" ({', '.join(rule.trf)})" if rule.trf else ""
+            click.echo(f"{rule.id}{answers}\n  releases: {rule.releases}\n  {rule.cause}")
+        return
+    if src_dir is None:
+        raise click.UsageError("Give the model folder with --src_dir, or --list for the rules.")
+    chosen = [word.strip() for word in rules.split(",")] if rules else None
+    outcome = hotfix(src_dir, dst_dir, rules=chosen, dry_run=diff or check)
+    if diff:
+        click.echo(outcome.diff, nl=False)
+    if check:
+        sys.exit(bool(outcome.applied))
+    if diff:
+        return
+    for rule, file in outcome.applied.items():
+        click.echo(f"{rule}: {file}")
+    counts = ", ".join(f"{count} files {how}" for how, count in outcome.files.items())
+    click.echo(f"{outcome.dst_dir}: " + (f"written ({counts})" if outcome.written else "up to date, nothing written"))
+
+
+@main.command()
 @click.option("--model_path", required=True, type=click.Path(), help="A model folder.")
 @click.option("--tf_version", help="The transformers release; by default the one installed here.")
 @click.option("--prompt", default="The capital of France is", show_default=True)

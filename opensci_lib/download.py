@@ -9,7 +9,7 @@ from pathlib import Path
 
 from opensci_lib import kernels, project
 from opensci_lib.errors import OpensciError
-from opensci_lib.model_folder import check_model_folder
+from opensci_lib.model_folder import appearing, check_model_folder, files, link, write_json
 
 MINIATURE = "miniature"
 RECORD = "download.json"
@@ -55,7 +55,10 @@ def download(model: str, revision: str | None = None, local_dir: Path | str | No
     elif Path(model).exists():
         path = check_model_folder(model)
         if local_dir:
-            path = link_tree(path, Path(local_dir))
+            with appearing(Path(local_dir)) as partial:
+                for file in files(path):
+                    link(file, partial / file.name)
+            path = Path(local_dir)
     else:
         path, commit = _from_hub(model, revision, local_dir)
     found = Download(model, revision, commit, str(check_model_folder(path)))

@@ -1,0 +1,1 @@
+"""One rewrite a module. Each says what breaks where and why, and shows itself before and after."""

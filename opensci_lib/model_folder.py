@@ -1,0 +1,155 @@
+"""A model folder on disk: whether it is whole, and how to put its files elsewhere without copying weights.
+
+Nothing here imports or runs what a folder holds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from opensci_lib.errors import OpensciError
+
+#: Weights in formats that run code when they are opened, or that transformers would not read.
+_LEFT_OUT = {".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf"}
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+
+
+def check_model_folder(path: Path | str) -> Path:
+    """Return `path`, absolute, if it holds a whole model: configuration, code, weights and tokenizer.
+
+    Weights are judged by their safetensors headers, so the check takes no longer for larger models.
+
+    Raises:
+        OpensciError: naming the first thing that is missing or broken.
+
+    """
+    folder = Path(path).absolute()
+    config = read_config(folder)
+    for file in code_files(folder, config):
+        if not file.is_file():
+            raise OpensciError(f"{folder} has no {file.name}, which its config.json names: download it again.")
+    shards = sorted(folder.glob("*.safetensors"))
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        named = set(_read_json(index).get("weight_map", {}).values())
+        shards = [folder / name for name in sorted(named)]
+    if not shards:
+        raise OpensciError(f"{folder} has no weights (*.safetensors): download the model again.")
+    for shard in shards:
+        _check_safetensors(shard)
+    if not any((folder / name).exists() for name in _TOKENIZERS):
+        raise OpensciError(f"{folder} has no tokenizer ({' or '.join(_TOKENIZERS)}): download the model again.")
+    return folder
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the folder's config.json, or raise the OpensciError that says why it can't be read."""
+    if not folder.is_dir():
+        raise OpensciError(f"{folder} is not a folder: give the folder of a model.")
+    if not (folder / "config.json").exists():
+        raise OpensciError(f"{folder} is no model folder: it has no config.json.")
+    return _read_json(folder / "config.json")
+
+
+def code_files(folder: Path, config: dict[str, Any]) -> list[Path]:
+    """Return the folder's Python files that `auto_map` in its config.json names, in its order."""
+    names: dict[str, None] = {}
+    for value in config.get("auto_map", {}).values():
+        for reference in value if isinstance(value, list) else [value]:
+            # "owner/name--module.Class" points to another repository's code
+            if reference and "--" not in reference:
+                names[reference.rpartition(".")[0] + ".py"] = None
+    return [folder / name for name in names]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise OpensciError(f"{path} is not valid JSON (line {error.lineno}: {error.msg}): mend it.") from error
+    except UnicodeDecodeError as error:
+        raise OpensciError(f"{path} is not text in UTF-8: download the model again.") from error
+    if not isinstance(value, dict):
+        raise OpensciError(f"{path} holds no JSON object: download the model again.")
+    return value
+
+
+def _check_safetensors(path: Path) -> None:
+    """Check that the file ends where its header says (https://github.com/huggingface/safetensors#format)."""
+    if not path.exists():
+        raise OpensciError(f"{path.name} is missing in {path.parent}: download the model again.")
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > size:
+                raise ValueError
+            header = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise OpensciError(f"{path} is cut off or no safetensors file: download it again.") from error
+    if end != size:
+        raise OpensciError(f"{path} has {size} bytes and its header promises {end}: download it again.")
+
+
+def files(folder: Path) -> list[Path]:
+    """Return the files of a model folder that belong to a copy of it."""
+    return sorted(
+        file
+        for file in folder.iterdir()
+        if file.is_file() and not file.name.startswith(".") and file.suffix not in _LEFT_OUT
+    )
+
+
+def link(source: Path, target: Path) -> str:
+    """Put a file at `target` too: weights as a hard link where the file system can, the rest as a copy.
+
+    Links in a Hub cache are followed, so that `target` outlives the cache. Returns "linked" or "copied".
+    """
+    source = source.resolve()
+    if source.suffix == ".safetensors":
+        try:
+            os.link(source, target)
+            return "linked"
+        except OSError:  # another file system, or one without hard links
+            pass
+    shutil.copyfile(source, target)
+    return "copied"
+
+
+@contextmanager
+def appearing(folder: Path) -> Iterator[Path]:
+    """Yield a temporary sibling that becomes `folder` when the block ends well and vanishes when it does not.
+
+    What stood at `folder` is replaced only then.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    partial.chmod(0o755)
+    try:
+        yield partial
+        if folder.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
+            folder.rename(old / "old")
+            partial.rename(folder)
+            shutil.rmtree(old)
+        else:
+            partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(path)
