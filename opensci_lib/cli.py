@@ -115,3 +115,93 @@ def infer(
     )
     click.echo(f"transformers {transformers.__version__}")
     click.echo(run.completions[0])
+
+
+@main.group()
+def kernels() -> None:
+    """Build, list, remove and lock the environments of transformers releases, which are Jupyter kernels."""
+
+
+@kernels.command("build")
+@click.argument("versions", nargs=-1, required=True)
+def kernels_build(versions: tuple[str, ...]) -> None:
+    """Build the environments of VERSIONS and register their kernels."""
+    from opensci_lib import kernels
+
+    for version in versions:
+        click.echo(kernels.build(version))
+
+
+@kernels.command("list")
+def kernels_list() -> None:
+    """List the releases that have a lock file or an environment."""
+    from opensci_lib import kernels
+
+    built = kernels.installed()
+    for version in [*kernels.available(), *(set(built) - set(kernels.available()))]:
+        click.echo(f"{version}\t{'built' if version in built else ''}")
+
+
+@kernels.command("remove")
+@click.argument("versions", nargs=-1, required=True)
+def kernels_remove(versions: tuple[str, ...]) -> None:
+    """Remove the environments and kernels of VERSIONS."""
+    from opensci_lib import kernels
+
+    for version in versions:
+        kernels.remove(version)
+
+
+@kernels.command("lock")
+@click.argument("versions", nargs=-1, required=True)
+def kernels_lock(versions: tuple[str, ...]) -> None:
+    """Pin every package of VERSIONS in environments/transformers-VERSION.txt."""
+    from opensci_lib import kernels
+
+    for version in versions:
+        click.echo(kernels.lock(version))
+
+
+@main.group()
+def kernels() -> None:
+    """Environments and Jupyter kernels, one for each transformers release."""
+
+
+@kernels.command()
+@click.argument("versions", metavar="VERSION...", nargs=-1, required=True)
+def build(versions: tuple[str, ...]) -> None:
+    """Build the environments of these releases and register their kernels."""
+    from opensci_lib import kernels
+
+    for version in versions:
+        click.echo(kernels.build(version))
+
+
+@kernels.command("list")
+def list_kernels() -> None:
+    """List the releases that have a lock file or an environment."""
+    from opensci_lib import kernels
+
+    built = kernels.installed()
+    for version in kernels.known():
+        click.echo(f"{version}\tbuilt" if version in built else version)
+
+
+@kernels.command()
+@click.argument("versions", metavar="VERSION...", nargs=-1, required=True)
+def remove(versions: tuple[str, ...]) -> None:
+    """Delete the environments and kernels of these releases; their lock files stay."""
+    from opensci_lib import kernels
+
+    for version in versions:
+        kernels.remove(version)
+
+
+@kernels.command()
+@click.argument("versions", metavar="VERSION...", nargs=-1, required=True)
+def lock(versions: tuple[str, ...]) -> None:
+    """Resolve and write the lock files of these releases, new ones among them."""
+    from opensci_lib import kernels
+
+    for version in versions:
+        click.echo(kernels.lock(version))

@@ -19,7 +19,7 @@ from filelock import FileLock
 
 from opensci_lib.errors import OpensciError
 from opensci_lib.hotfix.rule import Rule, Sources, all_rules
-from opensci_lib.hotfix.tree import Tree, UnrecognisedError
+from opensci_lib.hotfix.tree import Tree, UnrecognisedError, parse
 from opensci_lib.model_folder import appearing, check_model_folder, code_files, files, link, read_config, write_json
 
 #: Written into a fixed folder: what made it, of what.
@@ -186,7 +186,7 @@ def _apply(rule: Rule, texts: dict[str, str], roles: dict[str, Path]) -> str | N
 
 def _parse(text: str, path: Path) -> Tree:
     try:
-        return Tree(text)
+        return parse(text)
     except cst.ParserSyntaxError as error:
         raise OpensciError(
             f"{path} is not valid Python (line {error.raw_line}): download the model again."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property, lru_cache
 
 import libcst as cst
 import libcst.matchers as m
@@ -14,6 +15,9 @@ from libcst.metadata import (
 )
 
 
+_IMPORTS = (cst.Import, cst.ImportFrom)
+
+
 class UnrecognisedError(Exception):
     """A rule sees its symptom at `node` in a form that it can't rewrite."""
 
@@ -21,15 +25,32 @@ class UnrecognisedError(Exception):
         self.node, self.what = node, what
 
 
+@lru_cache(maxsize=4)  # rules look at the same few texts one after the other
+def parse(code: str) -> Tree:
+    """Return the tree of a file's text."""
+    return Tree(code)
+
+
 class Tree:
     """A parsed file. Rules look at `module` and give back a new module; the tree itself stays as it is."""
 
     def __init__(self, code: str):
-        wrapper = MetadataWrapper(cst.parse_module(code), unsafe_skip_copy=True)
-        self.module = wrapper.module
-        self._names = wrapper.resolve(QualifiedNameProvider)
-        self._parents = wrapper.resolve(ParentNodeProvider)
-        self._positions = wrapper.resolve(PositionProvider)
+        self._wrapper = MetadataWrapper(cst.parse_module(code), unsafe_skip_copy=True)
+        self.module = self._wrapper.module
+
+    # Each of these walks the whole file, so they are computed only where a rule asks for them.
+
+    @cached_property
+    def _names(self):  # noqa: ANN202
+        return self._wrapper.resolve(QualifiedNameProvider)
+
+    @cached_property
+    def _parents(self):  # noqa: ANN202
+        return self._wrapper.resolve(ParentNodeProvider)
+
+    @cached_property
+    def _positions(self):  # noqa: ANN202
+        return self._wrapper.resolve(PositionProvider)
 
     def line(self, node: cst.CSTNode) -> int:
         """Return the line on which a node starts, from 1."""
@@ -39,6 +60,13 @@ class Tree:
         """Return a node's full names: `tu.LossKwargs` may be "transformers.utils.LossKwargs"."""
         found = self._names.get(node, set())
         return {name.name for name in (found() if callable(found) else found)}
+
+    def name_of(self, module: str) -> str | None:
+        """Return how the file writes a module that it imports: "nn" for "torch.nn", or None."""
+        for node in self.find(m.Name() | m.Attribute()):
+            if self.names(node) == {module} and not any(isinstance(p, _IMPORTS) for p in self.parents(node)):
+                return self.code(node)
+        return None
 
     def parents(self, node: cst.CSTNode) -> Iterator[cst.CSTNode]:
         """Yield the nodes around a node, inside out."""
@@ -51,8 +79,7 @@ class Tree:
 
     def find(self, matcher: m.BaseMatcherNode, within: cst.CSTNode | None = None) -> list:
         """Return all nodes that match, in the order of the file."""
-        found = list(m.findall(self.module if within is None else within, matcher))
-        return sorted(found, key=lambda node: (self._positions[node].start.line, self._positions[node].start.column))
+        return list(m.findall(self.module if within is None else within, matcher))
 
     @property
     def classes(self) -> dict[str, cst.ClassDef]:
