@@ -205,3 +205,51 @@ def lock(versions: tuple[str, ...]) -> None:
 
     for version in versions:
         click.echo(kernels.lock(version))
+
+
+@main.group()
+def kernels() -> None:
+    """Environments and Jupyter kernels, one for each transformers release."""
+
+
+@kernels.command()
+@click.argument("versions", metavar="VERSION...", nargs=-1, required=True)
+def build(versions: tuple[str, ...]) -> None:
+    """Build the environments of these releases and register their kernels."""
+    from opensci_lib import kernels
+
+    for version in versions:
+        click.echo(kernels.build(version))
+
+
+@kernels.command("list")
+def list_kernels() -> None:
+    """List the releases that have a lock file, and those whose environment is built."""
+    from opensci_lib import kernels
+
+    built = kernels.installed()
+    for version in kernels.available():
+        click.echo(f"{version} built" if version in built else version)
+    for version in built:
+        if version not in kernels.available():
+            click.echo(f"{version} built, without a lock file")
+
+
+@kernels.command()
+@click.argument("versions", metavar="VERSION...", nargs=-1, required=True)
+def remove(versions: tuple[str, ...]) -> None:
+    """Delete the environments and kernels of these releases; their lock files stay."""
+    from opensci_lib import kernels
+
+    for version in versions:
+        kernels.remove(version)
+
+
+@kernels.command()
+@click.argument("versions", metavar="VERSION...", nargs=-1, required=True)
+def lock(versions: tuple[str, ...]) -> None:
+    """Resolve and write the lock files of these releases, also of new ones."""
+    from opensci_lib import kernels
+
+    for version in versions:
+        click.echo(kernels.lock(version))

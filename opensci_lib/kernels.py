@@ -1,13 +1,12 @@
-"""One environment per transformers release, built by uv and registered as a Jupyter kernel.
+"""One environment and one Jupyter kernel for each transformers release.
 
-`environments/transformers-V.txt` pins every package of release V. The environment built from it stands
-beside it, and the kernel `transformers-V` in the project's own environment starts it. Environments
-share one copy of torch on disk, because uv hard-links files from its cache.
+`environments/transformers-V.txt` pins every package, `environments/transformers-V/` is the environment
+that uv builds from it, and `transformers-V` is the kernel that JupyterLab and papermill then offer.
+Environments share one copy of torch on disk, because uv links files from its cache.
 """
 
 from __future__ import annotations
 
-import configparser
 import hashlib
 import json
 import os
@@ -15,221 +14,260 @@ import re
 import shutil
 import subprocess
 import sys
+from configparser import ConfigParser
 from pathlib import Path
 
+import click
 from filelock import FileLock
 
 from opensci_lib import project
 from opensci_lib.errors import OpensciError
 
-OLDEST = (4, 48)
-_PYTHON = "3.11"
-_MARKER = "opensci.json"
+OLDEST = "4.48.0"
+PYTHON = "3.11"
+MARKER = "opensci.json"
+
+# Each names an environment, an interpreter or a project other than the one that is being built.
+_FOREIGN = {
+    "CONDA_PREFIX",
+    "PYTHONHOME",
+    "PYTHONPATH",
+    "UV_PROJECT",
+    "UV_PROJECT_ENVIRONMENT",
+    "UV_PYTHON",
+    "UV_SYSTEM_PYTHON",
+    "VIRTUAL_ENV",
+}
 
 
-def build(version: str) -> Path:
-    """Build the environment of a release, unless it is there and matches its lock file, and register its kernel.
-
-    Returns:
-        The environment's Python. The environment appears whole or not at all.
-
-    Raises:
-        OpensciError: when the release is not supported or uv can't build it.
-
-    """
-    _check(version)
-    target = _environment(version)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(target.with_name(f".{target.name}.lock")):
-        if not _is_current(version):
-            print(f"Building the environment of transformers {version} …", file=sys.stderr)
-            _install(version, target)
-        if not _kernelspec(version).exists():
-            _register(version)
-    return _python(target)
+def kernel_name(version: str) -> str:
+    """Return what the kernel, the environment and the lock file of a release are called."""
+    return f"transformers-{version}"
 
 
-def known() -> list[str]:
-    """Return the releases with a lock file or an environment, oldest first."""
-    return sorted({*available(), *installed()}, key=_order)
-
-
-def python(version: str) -> Path:
-    """Return the Python of a release's environment, building it if need be."""
-    if _is_current(version) and _kernelspec(version).exists():
-        return _python(_environment(version))
-    return build(version)
-
-
-def remove(version: str) -> None:
-    """Remove a release's environment and kernel. The lock file stays."""
-    if not _environment(version).exists():
-        raise OpensciError(f"There is no environment of transformers {version}: `opensci kernels list` shows them.")
-    shutil.rmtree(_environment(version))
-    shutil.rmtree(_kernelspec(version).parent, ignore_errors=True)
-
-
-def lock(version: str) -> Path:
-    """Resolve the packages of a release's environment and pin them in `environments/transformers-V.txt`."""
-    _check(version)
-    path = lock_file(version)
-    resolved = _uv(
-        ["pip", "compile", "pyproject.toml", "--extra", "kernel", "--constraint", "-", "--python-version", _PYTHON,
-         "--no-header", "--no-annotate", "--quiet"],
-        f"lock transformers {version}",
-        f"transformers=={version}",
-    )  # fmt: skip
-    # A local version such as 2.13.0+cpu belongs to one machine's wheel; 2.13.0 matches it as well.
-    pins = re.sub(r"(==[^+\s]+)\+\S+", r"\1", resolved)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(f"# Written by `opensci kernels lock {version}`.\n{pins}")
-    partial.replace(path)
-    return path
+def marker(version: str) -> str:
+    """Return the path, relative to the project, of the file that says an environment is complete."""
+    return f"environments/{kernel_name(version)}/{MARKER}"
 
 
 def available() -> list[str]:
-    """Return the releases that have a lock file, oldest first."""
-    names = [path.stem.removeprefix("transformers-") for path in project.ENVIRONMENTS.glob("transformers-*.txt")]
-    return sorted(names, key=_parts)
+    """Return the releases with a lock file, oldest first."""
+    return _versions(file.stem for file in project.ENVIRONMENTS.glob("transformers-*.txt"))
 
 
 def installed() -> list[str]:
     """Return the releases whose environment is built, oldest first."""
-    markers = project.ENVIRONMENTS.glob(f"transformers-*/{_MARKER}")
-    return sorted((path.parent.name.removeprefix("transformers-") for path in markers), key=_parts)
-
-
-def kernel_name(version: str) -> str:
-    """Return the name of a release's Jupyter kernel."""
-    return f"transformers-{version}"
-
-
-def lock_file(version: str) -> Path:
-    """Return where a release's lock file lies, whether there is one or not."""
-    return project.ENVIRONMENTS / f"transformers-{version}.txt"
-
-
-def marker(version: str) -> str:
-    """Return the file, relative to the project, that a built environment has and an unfinished one has not."""
-    return f"environments/transformers-{version}/{_MARKER}"
-
-
-def _check(version: str) -> None:
-    if not re.fullmatch(r"\d+\.\d+\.\d+", version) or not _parts(version)[:2] >= OLDEST:
-        raise OpensciError(_unsupported(version))
-
-
-def _unsupported(version: str) -> str:
-    known = ", ".join(available())
-    return (
-        f"There is no transformers {version} that this project supports: choose a release from 4.48.0 on ({known})."
+    return _versions(
+        file.parent.name for file in project.ENVIRONMENTS.glob(marker("*").removeprefix("environments/"))
     )
 
 
-def _parts(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", version))
+def python(version: str) -> Path:
+    """Return the interpreter of a release's environment, built if it is not there yet."""
+    return build(version)
+
+
+def build(version: str) -> Path:
+    """Build the environment of a release, register its kernel and return its interpreter.
+
+    Returns at once where the environment was built from the present lock file. A release without a lock
+    file is resolved on the spot. The environment appears whole or not at all.
+
+    Raises:
+        OpensciError: The release is not supported, uv is missing, or uv failed.
+    """
+    _check(version, newest=(available() or [version])[-1])
+    folder = _environment(version)
+    with _locked(version):
+        contents = _contents(version)
+        if _read(folder / MARKER) != contents:
+            _build(version, contents)
+        _register(version)
+    return folder / "bin" / "python"
+
+
+def remove(version: str) -> None:
+    """Delete the environment and the kernel of a release; its lock file stays."""
+    if version not in installed():
+        raise OpensciError(f"transformers {version} has no environment to remove: see `opensci kernels list`.")
+    with _locked(version):
+        shutil.rmtree(_kernelspec(version).parent, ignore_errors=True)
+        shutil.rmtree(_environment(version))
+
+
+def lock(version: str) -> Path:
+    """Resolve all packages of a release's environment, write its lock file and return it."""
+    _check(version, newest=version)
+    pins = _uv(
+        f"Resolving the packages of transformers {version}",
+        *("pip", "compile", "--quiet", "pyproject.toml", "-", "--extra", "kernel", "--python-version", PYTHON),
+        *("--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links"),
+        stdin=f"transformers=={version}\n",
+        version=version,
+    )
+    # A local version such as 2.13.0+cpu belongs to one machine's wheel; 2.13.0 accepts it as well.
+    pins = re.sub(r"\+cpu$", "", pins, flags=re.MULTILINE)
+    file = _lock_file(version)
+    _write(file, f"# Written by `opensci kernels lock {version}`.\n{pins}")
+    return file
+
+
+def find_links() -> list[str]:
+    """Return the extra places for wheels that pip is told of, by its variable or else its configuration files.
+
+    uv reads neither. Order and meaning: https://pip.pypa.io/en/stable/topics/configuration/
+    """
+    if "PIP_FIND_LINKS" in os.environ:
+        return os.environ["PIP_FIND_LINKS"].split()
+    settings = ConfigParser(interpolation=None)
+    settings.read(_pip_configuration(), encoding="utf-8")
+    for section in ("install", "global"):
+        if settings.has_option(section, "find-links"):
+            return settings.get(section, "find-links").split()
+    return []
+
+
+def _pip_configuration() -> list[Path]:
+    """Return where pip looks for its settings, the files that win last."""
+    named = os.environ.get("PIP_CONFIG_FILE")
+    if named == os.devnull:
+        return []
+    home = Path.home()
+    user = [home / ".pip/pip.conf", Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config") / "pip/pip.conf"]
+    own = [] if named and Path(named).exists() else user
+    last = [Path(named)] if named else []
+    return [Path("/etc/xdg/pip/pip.conf"), Path("/etc/pip.conf"), *own, Path(sys.prefix) / "pip.conf", *last]
 
 
 def _environment(version: str) -> Path:
-    return project.ENVIRONMENTS / f"transformers-{version}"
+    return project.ENVIRONMENTS / kernel_name(version)
 
 
-def _python(environment: Path) -> Path:
-    return environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+def _lock_file(version: str) -> Path:
+    return project.ENVIRONMENTS / f"{kernel_name(version)}.txt"
 
 
 def _kernelspec(version: str) -> Path:
     return project.driver_prefix() / "share" / "jupyter" / "kernels" / kernel_name(version) / "kernel.json"
 
 
-def _fingerprint(version: str) -> str | None:
-    path = lock_file(version)
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
+def _locked(version: str) -> FileLock:
+    project.ENVIRONMENTS.mkdir(parents=True, exist_ok=True)
+    return FileLock(project.ENVIRONMENTS / f".{kernel_name(version)}.lock")
 
 
-def _is_current(version: str) -> bool:
-    path = _environment(version) / _MARKER
-    return path.exists() and json.loads(path.read_text())["lock_sha256"] == _fingerprint(version)
+def _versions(names) -> list[str]:
+    return sorted((name.removeprefix(kernel_name("")) for name in names), key=_order)
 
 
-def _install(version: str, target: Path) -> None:
-    """Build in a sibling folder and rename, so that an environment is whole or not there."""
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    what = f"build the environment of transformers {version}"
+def _order(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in version.split("."))
+
+
+def _check(version: str, newest: str) -> None:
+    well_formed = re.fullmatch(r"\d+\.\d+\.\d+", version)
+    if not well_formed or not _order(OLDEST) <= _order(version) <= _order(newest):
+        raise _unsupported(version)
+
+
+def _unsupported(version: str) -> OpensciError:
+    return OpensciError(
+        f"transformers {version} is not a release that this project supports:"
+        f" choose one from {OLDEST} on ({', '.join(available())})."
+    )
+
+
+def _contents(version: str) -> dict:
+    """Return what an environment is made from; where that has changed, it is built anew."""
+    file = _lock_file(version)
+    return {
+        "transformers": version,
+        "python": PYTHON,
+        "lock_sha256": hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else None,
+        "project": str(project.ROOT),
+    }
+
+
+def _read(file: Path) -> dict | None:
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+
+
+def _write(file: Path, text: str) -> None:
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(file)
+
+
+def _build(version: str, contents: dict) -> None:
+    """Build beside the environment's place and move it there when it is complete."""
+    folder = _environment(version)
+    step = f"Building the environment of transformers {version}"
+    click.echo(f"{step} …", err=True)
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a build that was killed
+    packages = ["-r", str(_lock_file(version))]
+    if contents["lock_sha256"] is None:
+        click.echo(f"transformers {version} has no lock file: its packages are resolved now.", err=True)
+        packages = ["-r", "pyproject.toml", "--extra", "kernel", f"transformers=={version}"]
+    install = ["pip", "install", "--python", str(temporary / "bin" / "python")]
     try:
-        _uv(["venv", "--quiet", "--relocatable", "--python", _PYTHON, str(partial)], what)
-        install = ["pip", "install", "--quiet", "--python", str(_python(partial))]
-        if lock_file(version).exists():
-            _uv([*install, "--requirements", str(lock_file(version))], what)
-        else:
-            print(f"transformers {version} has no lock file: resolving its packages now.", file=sys.stderr)
-            extra = f"{project.ROOT}[kernel]"
-            _uv([*install, extra, "--constraint", "-"], what, f"transformers=={version}")
-        _uv([*install, "--no-deps", "--editable", str(project.ROOT)], what)
-        (partial / _MARKER).write_text(json.dumps({"transformers": version, "lock_sha256": _fingerprint(version)}))
-        if target.exists():
-            shutil.rmtree(target)
-        partial.rename(target)
+        for arguments in (
+            ["venv", "--relocatable", "--python", PYTHON, "--prompt", folder.name, str(temporary)],
+            [*install, *packages],
+            [*install, "--no-deps", "--editable", str(project.ROOT)],
+        ):
+            _uv(step, *arguments, version=version)
+        _write(temporary / MARKER, json.dumps(contents, indent=2) + "\n")
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 
 def _register(version: str) -> None:
-    path = _kernelspec(version)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    file = _kernelspec(version)
     spec = {
-        "argv": [str(_python(_environment(version))), "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+        "argv": [str(_environment(version) / "bin/python"), "-m", "ipykernel_launcher", "-f", "{connection_file}"],
         "display_name": f"transformers {version}",
         "language": "python",
         "metadata": {"debugger": True},
     }
-    partial = path.with_name("kernel.json.partial")
-    partial.write_text(json.dumps(spec, indent=1) + "\n")
-    partial.replace(path)
+    if _read(file) != spec:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        _write(file, json.dumps(spec, indent=2) + "\n")
 
 
-def _uv(arguments: list[str], what: str, stdin: str = "") -> str:
-    """Run uv and return what it prints; its failure becomes one sentence that says what could not be done."""
-    # `uv run` says which uv it is; the rest of its variables point at the driver environment.
+def _uv(step: str, *arguments: str, version: str, stdin: str = "") -> str:
+    """Run uv in the project and return what it printed; `step` opens the sentence if it fails."""
     uv = os.environ.get("UV") or shutil.which("uv")
-    if uv is None:
-        raise OpensciError(f"uv is needed to {what} and is not installed: `pip install uv`.")
-    environment = {name: value for name, value in os.environ.items() if name not in _LEFT_OUT}
-    if "UV_FIND_LINKS" not in environment and (links := _pip_find_links()):
-        environment["UV_FIND_LINKS"] = ",".join(links)
-    result = subprocess.run(
-        [uv, *arguments], input=stdin, text=True, capture_output=True, env=environment, cwd=project.ROOT, check=False
+    if uv is None or shutil.which(uv) is None:
+        raise OpensciError("uv, which builds the kernel environments, was not found: get it with `pip install uv`.")
+    environment = {name: value for name, value in os.environ.items() if name not in _FOREIGN}
+    if links := find_links():
+        environment.setdefault("UV_FIND_LINKS", ",".join(links))
+    done = subprocess.run(
+        [uv, *arguments],
+        cwd=project.ROOT,
+        env=environment,
+        input=stdin,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
     )
-    if result.returncode == 0:
-        return result.stdout
-    said = [line.strip() for line in result.stderr.splitlines() if line.strip()]
-    if any("No space left on device" in line for line in said):
-        raise OpensciError(f"Could not {what}: no space is left on the disk. Free about 1 GB and try again.")
-    if found := re.search(r"no version of transformers==(\S+)", " ".join(said)):
-        raise OpensciError(_unsupported(found[1].rstrip(",.")))
-    raise OpensciError(f"Could not {what}: uv says: {' '.join(said[-3:])}")
+    if done.returncode == 0:
+        return done.stdout
+    if "No space left on device" in done.stderr:
+        raise OpensciError(f"{step} failed, no space is left on the disk: `opensci kernels remove` frees some.")
+    cause = _cause(done.stderr)
+    if f"no version of transformers=={version}" in cause:
+        raise _unsupported(version)
+    raise OpensciError(f"{step} failed: {cause}")
 
 
-_LEFT_OUT = {"VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT", "PYTHONPATH", "PYTHONHOME", "CONDA_PREFIX"}
-
-
-def _pip_find_links() -> list[str]:
-    """Return pip's own find-links (https://pip.pypa.io/en/stable/topics/configuration/), which uv does not read."""
-    if "PIP_FIND_LINKS" in os.environ:
-        return os.environ["PIP_FIND_LINKS"].split()
-    home = Path.home()
-    files = [
-        Path("/etc/pip.conf"),
-        home / ".pip/pip.conf",
-        Path(os.environ.get("XDG_CONFIG_HOME", home / ".config")) / "pip/pip.conf",
-        Path(os.environ.get("PIP_CONFIG_FILE", os.devnull)),
-    ]
-    links: list[str] = []
-    for file in files:
-        settings = configparser.RawConfigParser()
-        settings.read(file)
-        for section in ("global", "install"):
-            links = settings.get(section, "find-links", fallback="").split() or links
-    return links
+def _cause(stderr: str) -> str:
+    """Return the innermost cause that uv names, on one line and without its hints."""
+    text = re.split(r"^\s*hint:", stderr, flags=re.MULTILINE)[0]
+    last = re.split(r"^\s*error:|Caused by:|×|╰─▶", text, flags=re.MULTILINE)[-1]
+    return " ".join(last.replace("│", " ").split()) or "uv gave no reason."
