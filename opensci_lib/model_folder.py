@@ -38,7 +38,7 @@ def check_model_folder(path: Path | str) -> Path:
     shards = sorted(folder.glob("*.safetensors"))
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        named = set(_read_json(index).get("weight_map", {}).values())
+        named = set(read_json(index).get("weight_map", {}).values())
         shards = [folder / name for name in sorted(named)]
     if not shards:
         raise OpensciError(f"{folder} has no weights (*.safetensors): download the model again.")
@@ -55,7 +55,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise OpensciError(f"{folder} is not a folder: give the folder of a model.")
     if not (folder / "config.json").exists():
         raise OpensciError(f"{folder} is no model folder: it has no config.json.")
-    return _read_json(folder / "config.json")
+    return read_json(folder / "config.json")
 
 
 def code_files(folder: Path, config: dict[str, Any]) -> list[Path]:
@@ -69,7 +69,8 @@ def code_files(folder: Path, config: dict[str, Any]) -> list[Path]:
     return [folder / name for name in names]
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file, or raise the OpensciError that says where it is broken."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:

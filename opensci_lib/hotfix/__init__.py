@@ -9,7 +9,9 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,16 @@ from filelock import FileLock
 from opensci_lib.errors import OpensciError
 from opensci_lib.hotfix.rule import Rule, Sources, all_rules
 from opensci_lib.hotfix.tree import Tree, UnrecognisedError, parse
-from opensci_lib.model_folder import appearing, check_model_folder, code_files, files, link, read_config, write_json
+from opensci_lib.model_folder import (
+    appearing,
+    check_model_folder,
+    code_files,
+    files,
+    link,
+    read_config,
+    read_json,
+    write_json,
+)
 
 #: Written into a fixed folder: what made it, of what.
 RECORD = "hotfix.json"
@@ -64,37 +75,37 @@ def hotfix(
     """
     source = check_model_folder(src_dir)
     chosen = _choose(rules)
+    target = Path(dst_dir).absolute() if dst_dir else source.with_name(source.name + "_fixed")
+    if target.resolve() == source.resolve() or source.resolve() in target.resolve().parents:
+        raise OpensciError(f"{target} lies in the folder to be fixed: choose another --dst_dir.")
+    record = {
+        "tool": f"opensci hotfix {version('opensci-lib')}",
+        "tool_sha256": _own_digest(),
+        "rules": [rule.id for rule in chosen],
+        "sources": {file.name: _identity(file) for file in files(source) if file.name != RECORD},
+    }
+    if not dry_run and (made := _up_to_date(source, target, record)):
+        return made
     originals, changed, applied = _rewrite(source, chosen)
-    diff = "".join(_diff(name, originals[name], text) for name, text in changed.items())
     already_fixed = (source / RECORD).exists()
     if not changed and not already_fixed:
         raise OpensciError(
             f"No rule recognises the code in {source} ({', '.join(rule.id for rule in chosen)} found nothing to do): "
             "is it an open-sci-ref model as published?"
         )
-    if dst_dir is None and already_fixed and not changed:
+    if dst_dir is None and not changed:
         return Hotfix(str(source), str(source), {}, "")
-    target = Path(dst_dir).absolute() if dst_dir else source.with_name(source.name + "_fixed")
-    if target.resolve() == source.resolve() or source.resolve() in target.resolve().parents:
-        raise OpensciError(f"{target} lies in the folder to be fixed: choose another --dst_dir.")
+    diff = "".join(_diff(name, originals[name], text) for name, text in changed.items())
     outcome = Hotfix(str(source), str(target), applied, diff)
     if dry_run:
         return outcome
-    record = {
-        "tool": f"opensci hotfix {version('opensci-lib')}",
-        "rules": applied,
-        "sources": {file.name: _identity(file) for file in files(source) if file.name != RECORD},
-        "changed": {name: hashlib.sha256(text.encode()).hexdigest() for name, text in changed.items()},
-    }
+    record["applied"] = applied
+    record["changed"] = {name: _digest(text.encode()) for name, text in changed.items()}
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.with_name(f".{target.name}.lock")):
-        if target.exists():
-            if not (target / RECORD).exists():
-                raise OpensciError(
-                    f"{target} exists and is not a folder that this tool made: move it, or set --dst_dir."
-                )
-            if json.loads((target / RECORD).read_text()) == record:
-                return outcome
+        # another process may have made it meanwhile: a run per release starts them at the same time
+        if made := _up_to_date(source, target, record):
+            return made
         with appearing(target) as partial:
             for file in files(source):
                 if file.name in changed:
@@ -105,6 +116,34 @@ def hotfix(
             write_json(partial / RECORD, record)
     outcome.written = True
     return outcome
+
+
+def _up_to_date(source: Path, target: Path, record: dict[str, Any]) -> Hotfix | None:
+    """Return the outcome if `target` is what these rules make of this source, or None if it must be made.
+
+    Raises:
+        OpensciError: when replacing what stands there would lose something that this tool did not make.
+
+    """
+    if not os.path.lexists(target):
+        return None
+    if not (target / RECORD).is_file():
+        raise OpensciError(f"{target} exists and is not a folder that this tool made: move it, or set --dst_dir.")
+    found = read_json(target / RECORD)
+    foreign = {file.name for file in files(target)} - found["sources"].keys() - {RECORD}
+    edited = {name for name, digest in found["changed"].items() if _digest_of(target / name) != digest}
+    if foreign or edited:
+        raise OpensciError(
+            f"{target} holds {', '.join(sorted(foreign | edited))}, which this tool did not write: "
+            "move the folder, or set --dst_dir."
+        )
+    if any(found.get(key) != value for key, value in record.items()):
+        return None
+    diff = "".join(
+        _diff(name, *((folder / name).read_bytes().decode() for folder in (source, target)))
+        for name in found["changed"]
+    )
+    return Hotfix(str(source), str(target), found["applied"], diff)
 
 
 def _choose(ids: list[str] | None) -> list[Rule]:
@@ -196,7 +235,7 @@ def _parse(text: str, path: Path) -> Tree:
 def _with_header(text: str, original: str, rules: list[str]) -> str:
     """Add the notice of change that the Apache licence asks for (section 4b), below the file's own first comment."""
     newline = "\r\n" if "\r\n" in original else "\n"
-    digest = hashlib.sha256(original.encode()).hexdigest()
+    digest = _digest(original.encode())
     notice = [
         f"# Changed by opensci hotfix {version('opensci-lib')}: {', '.join(rules)}.",
         f"# The source's sha256 was {digest}.",
@@ -217,4 +256,18 @@ def _identity(file: Path) -> dict[str, Any]:
     status = file.stat()
     if file.suffix == ".safetensors":
         return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
-    return {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    return {"sha256": _digest_of(file)}
+
+
+def _digest_of(file: Path) -> str | None:
+    return _digest(file.read_bytes()) if file.is_file() else None
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+@cache
+def _own_digest() -> str:
+    """Return a hash of the engine and the rules, so that a folder made by older ones is made again."""
+    return _digest(b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.rglob("*.py"))))

@@ -15,9 +15,6 @@ from libcst.metadata import (
 )
 
 
-_IMPORTS = (cst.Import, cst.ImportFrom)
-
-
 class UnrecognisedError(Exception):
     """A rule sees its symptom at `node` in a form that it can't rewrite."""
 
@@ -41,15 +38,15 @@ class Tree:
     # Each of these walks the whole file, so they are computed only where a rule asks for them.
 
     @cached_property
-    def _names(self):  # noqa: ANN202
+    def _names(self):
         return self._wrapper.resolve(QualifiedNameProvider)
 
     @cached_property
-    def _parents(self):  # noqa: ANN202
+    def _parents(self):
         return self._wrapper.resolve(ParentNodeProvider)
 
     @cached_property
-    def _positions(self):  # noqa: ANN202
+    def _positions(self):
         return self._wrapper.resolve(PositionProvider)
 
     def line(self, node: cst.CSTNode) -> int:
@@ -63,9 +60,15 @@ class Tree:
 
     def name_of(self, module: str) -> str | None:
         """Return how the file writes a module that it imports: "nn" for "torch.nn", or None."""
-        for node in self.find(m.Name() | m.Attribute()):
-            if self.names(node) == {module} and not any(isinstance(p, _IMPORTS) for p in self.parents(node)):
-                return self.code(node)
+        for node in self.find(m.Import() | m.ImportFrom()):
+            prefix = "" if isinstance(node, cst.Import) else f"{self.code(node.module)}." if node.module else "."
+            for alias in [] if isinstance(node.names, cst.ImportStar) else node.names:
+                name = prefix + alias.evaluated_name
+                if name == module:
+                    return alias.evaluated_alias or alias.evaluated_name
+                # `import torch.utils.checkpoint` binds torch
+                if isinstance(node, cst.Import) and name.startswith(f"{module}.") and not alias.asname:
+                    return module
         return None
 
     def parents(self, node: cst.CSTNode) -> Iterator[cst.CSTNode]:

@@ -81,11 +81,9 @@ def _without_data(node: cst.BaseExpression) -> cst.BaseExpression:
 
 def _init_module(tree: Tree, node: cst.CSTNode) -> str:
     """Return how the file calls `torch.nn.init`."""
-    for name in tree.find(m.Name() | m.Attribute()):
-        if tree.names(name) == {"torch.nn"} and isinstance(name, cst.Name):
-            return f"{name.value}.init"
-    if any("torch" in tree.names(name) for name in tree.find(m.Name("torch"))):
-        return "torch.nn.init"
+    for module, rest in (("torch.nn", ".init"), ("torch", ".nn.init")):
+        if name := tree.name_of(module):
+            return name + rest
     raise UnrecognisedError(node, "the file imports neither torch nor torch.nn")
 
 

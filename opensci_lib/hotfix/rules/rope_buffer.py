@@ -17,6 +17,10 @@ _BUFFER = m.Call(
     args=[m.Arg(value=m.SimpleString()), m.Arg(value=m.Name()), m.ZeroOrMore()],
 )
 _ANY_BUFFER = m.Call(func=m.Attribute(value=m.Name("self"), attr=m.Name("register_buffer")))
+_DOCSTRING = m.SimpleStatementLine(body=[m.Expr(value=m.SimpleString() | m.ConcatenatedString())])
+_SUPER = m.SimpleStatementLine(
+    body=[m.Expr(value=m.Call(func=m.Attribute(value=m.Call(func=m.Name("super")), attr=m.Name("_init_weights"))))]
+)
 _NOT_SAVED = m.Arg(keyword=m.Name("persistent"), value=m.Name("False"))
 
 
@@ -123,14 +127,27 @@ def _call(tree: Tree, refilled: list[str], changes: dict) -> None:
         statement
         for name in refilled
         for statement in statements(
-            f"if isinstance({module}, {name}):\n    {module}.{_NAME}({module}.inv_freq.device)\n", tree.module
+            f"if isinstance({module}, {name}):\n"
+            f"    device = {module}.inv_freq.device\n"
+            f"    {module}.{_NAME}()  # on the CPU, as at construction: a GPU may round otherwise\n"
+            f"    {module}.to(device)\n",
+            tree.module,
         )
     ]
     if existing is None:
         added = added.with_changes(body=added.body.with_changes(body=[*added.body.body, *resets]))
         changes[block] = lambda updated: updated.with_changes(body=[*updated.body, added])
     else:
-        changes[block] = lambda updated: updated.with_changes(body=[*updated.body, *resets])
+        # First of all: what follows may return early.
+        changes[block] = lambda updated: updated.with_changes(body=_after_opening(list(updated.body), resets))
+
+
+def _after_opening(lines: list, added: list) -> list:
+    """Insert statements below a docstring and the call of the library's own `_init_weights`."""
+    count = 0
+    while count < len(lines) and m.matches(lines[count], _DOCSTRING | _SUPER):
+        count += 1
+    return [*lines[:count], *added, *lines[count:]]
 
 
 def _is_pretrained_base(tree: Tree, name: str) -> bool:
@@ -174,9 +191,11 @@ RULE = Rule(
         "\n"
         "class Base(PreTrainedModel):\n"
         "    def _init_weights(self, module):\n"
-        "        pass\n"
         "        if isinstance(module, RotaryEmbedding):\n"
-        "            module.reset_inv_freq(module.inv_freq.device)\n"
+        "            device = module.inv_freq.device\n"
+        "            module.reset_inv_freq()  # on the CPU, as at construction: a GPU may round otherwise\n"
+        "            module.to(device)\n"
+        "        pass\n"
     ),
     trf=("TRF018",),
     rewrite=rewrite,

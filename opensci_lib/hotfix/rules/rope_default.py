@@ -12,16 +12,16 @@ from opensci_lib.hotfix.tree import UnrecognisedError, method, replace, statemen
 
 _TABLE = "transformers.modeling_rope_utils.ROPE_INIT_FUNCTIONS"
 _NAME = "compute_default_rope_parameters"
-_METHOD = f'''
+_METHOD = '''
 @staticmethod
-def {_NAME}(config, device=None, seq_len=None):
+def compute_default_rope_parameters(config, device=None, seq_len=None):
     """Return (inv_freq, attention scaling) of the plain rotary embedding."""
     # transformers 5 keeps rope_theta in config.rope_parameters
     parameters = getattr(config, "rope_parameters", None) or {{}}
     base = parameters.get("rope_theta") or config.rope_theta
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     dim = int(head_dim * getattr(config, "partial_rotary_factor", 1.0))
-    exponents = torch.arange(0, dim, 2, dtype=torch.int64).float().to(device) / dim
+    exponents = {torch}.arange(0, dim, 2, dtype={torch}.int64).float().to(device) / dim
     return 1.0 / (base**exponents), 1.0
 '''
 
@@ -57,7 +57,9 @@ def rewrite(sources: Sources) -> cst.Module | None:
             body=choice.orelse.body.with_changes(body=[line.with_changes(leading_lines=[])])
         )
         changes[line] = choice.with_changes(orelse=otherwise, leading_lines=line.leading_lines)
-        [added] = statements(_METHOD.lstrip("\n"), tree.module)
+        if (torch := tree.name_of("torch")) is None:
+            raise UnrecognisedError(node, "the file does not import torch")
+        [added] = statements(_METHOD.lstrip("\n").format(torch=torch), tree.module)
         added = added.with_changes(leading_lines=[cst.EmptyLine(indent=False)])
         changes[initializer] = lambda updated, added=added: [updated, added]
     return replace(tree.module, changes) if changes else None
@@ -69,6 +71,7 @@ RULE = Rule(
     releases="5.0 and later",
     cause='ROPE_INIT_FUNCTIONS lost its entry "default" in 5.0, so building the model raises a KeyError.',
     before=(
+        "import torch\n"
         "from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS\n"
         "\n"
         "class RotaryEmbedding(nn.Module):\n"
@@ -76,6 +79,7 @@ RULE = Rule(
         "        self.rope_init_fn = ROPE_INIT_FUNCTIONS[self.rope_type]\n"
     ),
     after=(
+        "import torch\n"
         "from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS\n"
         "\n"
         "class RotaryEmbedding(nn.Module):\n"
@@ -84,7 +88,7 @@ RULE = Rule(
         "            self.rope_init_fn = self.compute_default_rope_parameters\n"
         "        else:\n"
         "            self.rope_init_fn = ROPE_INIT_FUNCTIONS[self.rope_type]\n"
-        + "".join(f"    {line}".rstrip() + "\n" for line in _METHOD.splitlines())
+        + "".join(f"    {line}".rstrip() + "\n" for line in _METHOD.format(torch="torch").splitlines())
     ),
     trf=(),
     rewrite=rewrite,
