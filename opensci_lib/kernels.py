@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -156,7 +157,7 @@ def _locked(version: str) -> FileLock:
     return FileLock(project.ENVIRONMENTS / f".{kernel_name(version)}.lock")
 
 
-def _versions(names) -> list[str]:
+def _versions(names: Iterable[str]) -> list[str]:
     return sorted((name.removeprefix(kernel_name("")) for name in names), key=_order)
 
 
@@ -269,5 +270,5 @@ def _uv(step: str, *arguments: str, version: str, stdin: str = "") -> str:
 def _cause(stderr: str) -> str:
     """Return the innermost cause that uv names, on one line and without its hints."""
     text = re.split(r"^\s*hint:", stderr, flags=re.MULTILINE)[0]
-    last = re.split(r"^\s*error:|Caused by:|×|╰─▶", text, flags=re.MULTILINE)[-1]
+    last = re.split(r"^\s*error:|Caused by:|\u00d7|╰─▶", text, flags=re.MULTILINE)[-1]
     return " ".join(last.replace("│", " ").split()) or "uv gave no reason."
