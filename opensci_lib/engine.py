@@ -1,20 +1,21 @@
 """A papermill engine that runs a notebook under the transformers release that its `tf_version` names.
 
 It is papermill's default engine wherever this package is installed, so that neither `-k` nor
-`--engine` is needed; notebooks without a `tf_version` run as they always did.
+`--engine` is needed; a notebook without a `tf_version` keeps its own kernel. papermill loads this
+module while it is imported itself: import papermill, not this.
 """
 
 from __future__ import annotations
 
 import ast
-import os
 import tempfile
-from pathlib import Path
 from typing import Any
 
 from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
-from papermill.engines import NBClientEngine, papermill_engines
+from papermill.engines import NBClientEngine, NotebookExecutionManager, papermill_engines
+from papermill.translators import PythonTranslator
+from papermill.utils import find_first_tagged_cell_index
 from traitlets.config import Config
 
 from opensci_lib import kernels
@@ -22,66 +23,71 @@ from opensci_lib.errors import OpensciError
 
 
 class TransformersEngine(NBClientEngine):
-    """Picks, and if need be builds, the kernel of a release, and talks to it over IPC instead of TCP ports."""
+    """Picks, and if need be builds, the kernel of a release, and speaks to it over IPC instead of TCP."""
 
     @classmethod
     def nb_kernel_name(cls, nb: NotebookNode, name: str | None = None) -> str:
-        """Return the kernel to run `nb` under; `name` is the one asked for with `-k`, or None.
+        """Return the kernel to run `nb` under: `name`, else that of its `tf_version`, else its own."""
+        tf_version = _tf_version(nb)
+        if tf_version is not None:
+            name = name or kernels.kernel_name(tf_version)
+        return super().nb_kernel_name(nb, name)
+
+    @classmethod
+    def execute_notebook(cls, nb: NotebookNode, kernel_name: str, *args: Any, **kwargs: Any) -> NotebookNode:
+        """Run `nb` and return it.
 
         Raises:
-            OpensciError: when `name` contradicts the notebook's `tf_version`.
-
+            OpensciError: Before anything runs or is written: `kernel_name` contradicts `tf_version`, or its
+                environment can't be built. Later: the kernel died.
         """
+        # papermill asked nb_kernel_name just now, so only a kernel given by the user can differ.
         tf_version = _tf_version(nb)
-        if tf_version is None:
-            return super().nb_kernel_name(nb, name)
-        wanted = kernels.kernel_name(tf_version)
-        if name not in (None, wanted):
-            raise OpensciError(f"-k {name} contradicts tf_version {tf_version}: leave -k out, or ask for {wanted}.")
-        return wanted
-
-    @classmethod
-    def execute_notebook(cls, nb: NotebookNode, kernel_name: str, **options: Any) -> NotebookNode:
-        """Run `nb`; what a cell says in an OpensciError becomes the command's own one sentence."""
+        if tf_version is not None and kernel_name != (wanted := kernels.kernel_name(tf_version)):
+            raise OpensciError(
+                f"Kernel {kernel_name} contradicts tf_version {tf_version}: leave it out, or ask for {wanted}."
+            )
         prefix = kernels.kernel_name("")
         if kernel_name.startswith(prefix):
-            kernels.build(kernel_name.removeprefix(prefix))
-        done = super().execute_notebook(nb, kernel_name, **options)
-        for cell in done.cells:
-            for output in cell.get("outputs", []):
-                if output.output_type == "error" and output.ename == OpensciError.__name__:
-                    raise OpensciError(output.evalue)
-        return done
+            version = kernel_name.removeprefix(prefix)
+            kernels.build(version)
+            nb.metadata.kernelspec = {
+                "name": kernel_name,
+                "display_name": kernels.display_name(version),
+                "language": "python",
+            }
+        return super().execute_notebook(nb, kernel_name, *args, **kwargs)
 
     @classmethod
-    def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **options: Any) -> Any:
-        """Run the cells over IPC: a batch run opens no TCP port that other users of a machine could reach."""
-        # Unix sockets allow about 100 characters of path, which Jupyter's own runtime folder may exceed.
-        with tempfile.TemporaryDirectory(prefix="opensci-", dir=None if os.name == "nt" else "/tmp") as folder:
-            manager = {"connection_file": str(Path(folder) / "kernel.json")}
-            if os.name != "nt":  # Windows has no Unix sockets for ZeroMQ
-                manager["transport"] = "ipc"
+    def execute_managed_notebook(cls, nb_man: NotebookExecutionManager, kernel_name: str, **kwargs: Any) -> Any:
+        """Run the cells with sockets in a folder of their own, which ends with the run."""
+        # TCP ports are picked before the kernel binds them, so runs side by side may take one another's.
+        # A Unix socket's path has at most some 100 characters, and TMPDIR may be longer.
+        with tempfile.TemporaryDirectory(prefix="opensci-", dir="/tmp") as folder:
+            manager = {"transport": "ipc", "connection_file": f"{folder}/kernel.json"}
             try:
                 return super().execute_managed_notebook(
-                    nb_man, kernel_name, config=Config({"KernelManager": manager}), **options
+                    nb_man, kernel_name, config=Config({"KernelManager": manager}), **kwargs
                 )
             except DeadKernelError as error:
-                raise OpensciError(
-                    f"The kernel {kernel_name} died while it ran the notebook: most often memory ran out. "
-                    "Choose a smaller model, dtype or prompt, or a machine with more memory."
-                ) from error
+                death = OpensciError(
+                    f"The kernel {kernel_name} died while it ran the notebook, most often because memory ran out:"
+                    " take a smaller model or batch, or a machine with more memory."
+                )
+                death.exit_code = 138  # papermill's own for a dead kernel
+                raise death from error
 
 
 def _tf_version(nb: NotebookNode) -> str | None:
-    """Return the release that a notebook is to run under: the parameter given, else its default."""
-    given = nb.metadata.get("papermill", {}).get("parameters", {})
-    if "tf_version" in given:
-        return given["tf_version"]
-    for cell in nb.cells:
-        if "parameters" in cell.metadata.get("tags", []):
-            for node in ast.parse(cell.source).body:
-                if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "tf_version":
-                    return ast.literal_eval(node.value)
+    """Return the release that a notebook asks for: the parameter passed, else the default in its cell."""
+    passed = nb.metadata.get("papermill", {}).get("parameters", {})
+    if "tf_version" in passed:
+        return passed["tf_version"]
+    index = find_first_tagged_cell_index(nb, "parameters")
+    defaults = PythonTranslator.inspect(nb.cells[index]) if index >= 0 else []
+    for parameter in defaults:
+        if parameter.name == "tf_version":
+            return ast.literal_eval(parameter.default)
     return None
 
 

@@ -46,6 +46,11 @@ def kernel_name(version: str) -> str:
     return f"transformers-{version}"
 
 
+def display_name(version: str) -> str:
+    """Return how JupyterLab shows the kernel of a release."""
+    return f"transformers {version}"
+
+
 def marker(version: str) -> str:
     """Return the path, relative to the project, of the file that says an environment is complete."""
     return f"environments/{kernel_name(version)}/{MARKER}"
@@ -231,7 +236,7 @@ def _register(version: str) -> None:
     file = _kernelspec(version)
     spec = {
         "argv": [str(_environment(version) / "bin/python"), "-m", "ipykernel_launcher", "-f", "{connection_file}"],
-        "display_name": f"transformers {version}",
+        "display_name": display_name(version),
         "language": "python",
         "metadata": {"debugger": True},
     }
