@@ -115,10 +115,10 @@ def link(source: Path, target: Path) -> str:
 
     Links in a Hub cache are followed, so that `target` outlives the cache. Returns "linked" or "copied".
     """
-    source = source.resolve()
     if source.suffix == ".safetensors":
         try:
-            os.link(source, target)
+            # One file under two names is safe: safetensors never writes in place, it renames a new file over.
+            os.link(source.resolve(), target)
             return "linked"
         except OSError:  # another file system, or one without hard links
             pass

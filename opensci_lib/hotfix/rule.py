@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -40,6 +40,8 @@ class Rule:
     trf: tuple[str, ...]
     #: From the folder's sources to the new module or JSON object, or None where there is nothing to do.
     rewrite: Callable[[Sources], cst.Module | dict[str, Any] | None]
+    #: Other files that the example needs, by field of `Sources`.
+    others: dict[str, str] = field(default_factory=dict)
 
 
 @cache

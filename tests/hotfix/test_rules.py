@@ -5,9 +5,6 @@ import pytest
 from opensci_lib.hotfix.rule import all_rules
 from tests.hotfix.specification import check_transformed, rule
 
-MODEL = "class Base(PreTrainedModel): ...\nclass Model(Base):\n    def forward(self): ...\n"
-HEAD = "class ForCausalLM(Base):\n    def __init__(self, config):\n        self.model = Model(config)\n"
-
 
 @pytest.mark.parametrize("name", [rule.id for rule in all_rules()])
 def test_the_rule_does_what_its_own_example_says(name):

@@ -44,8 +44,26 @@ RULE = Rule(
     target="config",
     releases="all",
     cause="auto_map.AutoModel names a class without forward, so AutoModel.from_pretrained fails on every release.",
-    before='{"auto_map": {"AutoModel": "modeling_opensci.OpensciPreTrainedModel"}}',
-    after='{"auto_map": {"AutoModel": "modeling_opensci.OpensciModel"}}',
+    before=(
+        '{"auto_map": {"AutoModel": "modeling_opensci.OpensciPreTrainedModel", '
+        '"AutoModelForCausalLM": "modeling_opensci.OpensciForCausalLM"}}'
+    ),
+    after=(
+        '{"auto_map": {"AutoModel": "modeling_opensci.OpensciModel", '
+        '"AutoModelForCausalLM": "modeling_opensci.OpensciForCausalLM"}}'
+    ),
     trf=(),
     rewrite=rewrite,
+    others={
+        "modeling": (
+            "class OpensciPreTrainedModel(PreTrainedModel): ...\n"
+            "\n"
+            "class OpensciModel(OpensciPreTrainedModel):\n"
+            "    def forward(self, input_ids): ...\n"
+            "\n"
+            "class OpensciForCausalLM(OpensciPreTrainedModel):\n"
+            "    def __init__(self, config):\n"
+            "        self.model = OpensciModel(config)\n"
+        )
+    },
 )

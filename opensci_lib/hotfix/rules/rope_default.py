@@ -34,8 +34,10 @@ def rewrite(sources: Sources) -> cst.Module | None:
         if _TABLE not in tree.names(node):
             continue
         parents = list(tree.parents(node))
-        if any(isinstance(parent, cst.ImportFrom | cst.Import | cst.Attribute) for parent in parents[:2]):
+        if any(isinstance(parent, cst.ImportFrom | cst.Import) for parent in parents):
             continue
+        if isinstance(parents[0], cst.Attribute) and parents[0].attr is node:
+            continue  # the attribute itself stands for it
         owner = tree.enclosing(node, cst.ClassDef)
         if not isinstance(owner, cst.ClassDef):
             raise UnrecognisedError(node, "ROPE_INIT_FUNCTIONS is used outside a class")

@@ -1,0 +1,300 @@
+"""The folder: what is written, linked, replaced or refused. The rewrites have tests of their own."""
+
+import errno
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from opensci_lib.cli import main
+from opensci_lib.errors import OpensciError
+from opensci_lib.hotfix import hotfix
+from opensci_lib.hotfix.rule import all_rules
+from tests.hotfix.folder import MODELING, make_folder
+
+WEIGHTS = "model.safetensors"
+
+
+@pytest.fixture
+def source(tmp_path) -> Path:
+    return make_folder(tmp_path / "tiny")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+
+
+def others(source: Path) -> set[str]:
+    """Return what lies beside the source; lock files may stay."""
+    return {path.name for path in source.parent.iterdir() if not path.name.endswith(".lock")} - {source.name}
+
+
+def check_refused(source: Path, *words: str, **options) -> None:
+    before, beside = contents(source), others(source)
+    with pytest.raises(OpensciError) as caught:
+        hotfix(source, **options)
+    assert all(word in caught.value.message for word in words), caught.value.message
+    assert "\n" not in caught.value.message
+    assert contents(source) == before
+    assert others(source) == beside
+
+
+def test_a_fixed_folder_appears_beside_the_source(source):
+    before = contents(source)
+    outcome = hotfix(source)
+    fixed = Path(outcome.dst_dir)
+    assert fixed == source.with_name("tiny_fixed")
+    assert outcome.written
+    assert contents(source) == before
+    assert contents(fixed).keys() == before.keys() | {"hotfix.json"}
+    assert set(outcome.applied) == {
+        "auto-model",
+        "init-weights",
+        "loss-kwargs",
+        "rope-buffer",
+        "rope-default",
+        "tied-keys",
+    }
+    compile((fixed / "modeling_tiny.py").read_text(), "modeling", "exec")
+    config = json.loads((fixed / "config.json").read_text())
+    assert config["auto_map"]["AutoModel"] == "modeling_tiny.TinyModel"
+    assert list(config) == list(json.loads(before["config.json"]))
+    assert others(source) == {"tiny_fixed"}
+
+
+def test_changed_code_says_so_below_its_licence(source):
+    fixed = Path(hotfix(source).dst_dir)
+    first, *lines = (fixed / "modeling_tiny.py").read_text().splitlines()
+    header = "\n".join(lines[: lines.index('"""A model in the style of transformers 4.48."""')])
+    assert first == "# A licence."
+    assert "opensci hotfix" in header
+    assert "rope-buffer" in header
+    assert hashlib.sha256(MODELING.encode()).hexdigest() in header
+    assert (fixed / "configuration_tiny.py").read_bytes() == (source / "configuration_tiny.py").read_bytes()
+
+
+def test_weights_are_one_file_and_the_rest_are_copies(source):
+    fixed = Path(hotfix(source).dst_dir)
+    assert (fixed / WEIGHTS).samefile(source / WEIGHTS)
+    assert not (fixed / "tokenizer.json").samefile(source / "tokenizer.json")
+
+
+def test_weights_are_copied_where_links_cannot_be(source, monkeypatch):
+    def no_link(*_):
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", no_link)
+    outcome = hotfix(source)
+    assert "linked" not in outcome.files
+    assert (Path(outcome.dst_dir) / WEIGHTS).read_bytes() == (source / WEIGHTS).read_bytes()
+
+
+def test_links_of_a_hub_cache_are_followed(source, tmp_path):
+    snapshot, blobs = tmp_path / "snapshots" / "abc", tmp_path / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for number, file in enumerate(source.iterdir()):
+        file.rename(blobs / str(number))
+        (snapshot / file.name).symlink_to(blobs / str(number))
+    fixed = Path(hotfix(snapshot, tmp_path / "fixed").dst_dir)
+    assert not any(file.is_symlink() for file in fixed.iterdir())
+    assert (fixed / WEIGHTS).samefile(snapshot / WEIGHTS)
+
+
+def test_a_read_only_source_is_no_hindrance(source, tmp_path):
+    for file in source.iterdir():
+        file.chmod(0o444)
+    source.chmod(0o555)
+    fixed = Path(hotfix(source, tmp_path / "fixed").dst_dir)
+    (fixed / "modeling_tiny.py").write_text("may be edited")
+
+
+def test_hidden_files_folders_and_pickles_are_left_behind(source):
+    (source / ".cache").mkdir()
+    (source / ".hidden").touch()
+    (source / "pytorch_model.bin").touch()
+    assert contents(Path(hotfix(source).dst_dir)).keys().isdisjoint({".hidden", "pytorch_model.bin"})
+
+
+def test_a_second_run_writes_nothing(source):
+    fixed = Path(hotfix(source).dst_dir)
+    before = {file.name: file.stat().st_mtime_ns for file in fixed.iterdir()}
+    again = hotfix(source)
+    assert not again.written
+    assert again.diff
+    assert before == {file.name: file.stat().st_mtime_ns for file in fixed.iterdir()}
+
+
+def test_its_own_output_needs_nothing(source):
+    fixed = Path(hotfix(source).dst_dir)
+    before = contents(fixed)
+    again = hotfix(fixed)
+    assert (again.applied, again.dst_dir, again.written) == ({}, str(fixed), False)
+    assert contents(fixed) == before
+    assert others(source) == {"tiny_fixed"}
+
+
+def test_the_rest_of_the_rules_can_follow_later(source, tmp_path):
+    minimal = Path(hotfix(source, tmp_path / "minimal", rules=["loss-kwargs", "tied-keys", "rope-default"]).dst_dir)
+    assert "reset_inv_freq" not in (minimal / "modeling_tiny.py").read_text()
+    both = Path(hotfix(minimal, tmp_path / "both").dst_dir)
+    at_once = Path(hotfix(source).dst_dir)
+
+    def code(folder: Path) -> list[str]:
+        return [line for line in (folder / "modeling_tiny.py").read_text().splitlines() if line[:1] != "#"]
+
+    assert sorted(code(both)) == sorted(code(at_once))  # added methods may stand in another order
+
+
+@pytest.mark.parametrize("change", ["code", "weights", "rules"])
+def test_an_outdated_folder_is_made_again(source, change):
+    fixed = Path(hotfix(source).dst_dir)
+    rules = None
+    if change == "code":
+        with (source / "modeling_tiny.py").open("a") as file:
+            file.write("NEW = 1\n")
+    elif change == "weights":
+        new = source / "new"
+        new.write_bytes((source / WEIGHTS).read_bytes()[:-8] + b"\x01" * 8)
+        new.rename(source / WEIGHTS)
+    else:
+        rules = ["tied-keys"]
+    outcome = hotfix(source, rules=rules)
+    assert outcome.written
+    assert ("NEW = 1" in (fixed / "modeling_tiny.py").read_text()) == (change == "code")
+    assert (fixed / WEIGHTS).read_bytes() == (source / WEIGHTS).read_bytes()
+    assert others(source) == {"tiny_fixed"}
+
+
+def test_windows_line_ends_stay(source):
+    (source / "modeling_tiny.py").write_bytes(MODELING.replace("\n", "\r\n").encode())
+    code = (Path(hotfix(source).dst_dir) / "modeling_tiny.py").read_bytes()
+    assert code.count(b"\n") == code.count(b"\r\n")
+
+
+def test_a_destination_of_others_is_refused(source, tmp_path):
+    (tmp_path / "tiny_fixed").mkdir()
+    (tmp_path / "tiny_fixed" / "thesis.tex").touch()
+    check_refused(source, "tiny_fixed", "not a folder that this tool made")
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "modeling_tiny.py"])
+def test_what_others_wrote_into_the_destination_is_not_lost(source, name):
+    fixed = Path(hotfix(source).dst_dir)
+    (fixed / name).write_text("mine")
+    check_refused(source, name, "did not write")
+    assert (fixed / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize("inside", [".", "fixed", "a/b"])
+def test_a_destination_in_the_source_is_refused(source, inside):
+    check_refused(source, "choose another", dst_dir=source / inside)
+
+
+def test_a_failing_rule_leaves_nothing(source):
+    code = MODELING.replace('["lm_head.weight"]', "KEYS")
+    (source / "modeling_tiny.py").write_text(code)
+    line = code.splitlines().index("    _tied_weights_keys = KEYS") + 1
+    check_refused(source, "tied-keys", "modeling_tiny.py", f"line {line}")
+
+
+def test_the_line_is_the_sources_even_after_other_rules(source):
+    """`rope-buffer` follows rules that lengthen the file."""
+    code = MODELING.replace('"inv_freq", inv_freq', '"inv_freq", inv_freq.float()')
+    (source / "modeling_tiny.py").write_text(code)
+    line = next(i for i, text in enumerate(code.splitlines(), 1) if "register_buffer" in text)
+    check_refused(source, "rope-buffer", f"line {line}:")
+
+
+def test_a_full_disk_leaves_nothing(source, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("shutil.copyfile", full)
+    with pytest.raises(OSError, match="No space left"):
+        hotfix(source)
+    assert others(source) == set()
+
+
+def replace_code(source: Path, text: str) -> None:
+    (source / "modeling_tiny.py").write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda source: replace_code(source, "x = 1\n"), ["No rule recognises"]),
+        (lambda source: replace_code(source, "\n\ndef f(:\n"), ["modeling_tiny.py", "line 3"]),
+        (lambda source: (source / "modeling_tiny.py").unlink(), ["no modeling_tiny.py"]),
+        (lambda source: (source / "config.json").unlink(), ["no model folder", "config.json"]),
+        (lambda source: (source / "config.json").write_text('{"a": 1,\n}'), ["config.json", "line"]),
+        (lambda source: (source / "config.json").write_text('{"model_type": "llama"}'), ["auto_map"]),
+        (lambda source: (source / "config.json").write_text("[]"), ["config.json"]),
+        (lambda source: os.truncate(source / WEIGHTS, 40), [WEIGHTS, "cut off"]),
+        (lambda source: os.truncate(source / WEIGHTS, (source / WEIGHTS).stat().st_size - 1), [WEIGHTS, "promises"]),
+        (lambda source: os.truncate(source / WEIGHTS, 0), [WEIGHTS, "cut off"]),
+        (lambda source: (source / WEIGHTS).unlink(), ["no weights"]),
+        (lambda source: (source / "tokenizer.json").unlink(), ["no tokenizer"]),
+        (
+            lambda source: (source / "model.safetensors.index.json").write_text(
+                json.dumps({"weight_map": {"a": WEIGHTS, "b": "model-00002.safetensors"}})
+            ),
+            ["model-00002.safetensors is missing"],
+        ),
+    ],
+)
+def test_bad_input_is_one_sentence(source, spoil, words):
+    spoil(source)
+    check_refused(source, *words)
+
+
+def test_no_folder_at_all(tmp_path):
+    with pytest.raises(OpensciError, match="not a folder"):
+        hotfix(tmp_path / "nowhere")
+
+
+def test_an_unknown_rule_is_answered_with_the_known(source):
+    check_refused(source, "no-such-rule", *(rule.id for rule in all_rules()), rules=["tied-keys", "no-such-rule"])
+
+
+def invoke(*arguments: object):
+    return CliRunner().invoke(main, ["hotfix", *map(str, arguments)])
+
+
+def test_diff_prints_a_patch_and_writes_nothing(source):
+    result = invoke("--src_dir", source, "--diff")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("--- a/")
+    assert '\n-    _tied_weights_keys = ["lm_head.weight"]\n+    _tied_weights_keys = {' in result.stdout
+    assert others(source) == set()
+
+
+def test_check_tells_by_its_exit_status(source):
+    assert invoke("--src_dir", source, "--check").exit_code == 1
+    assert others(source) == set()
+    fixed = hotfix(source).dst_dir
+    assert invoke("--src_dir", fixed, "--check").exit_code == 0
+
+
+def test_rules_are_chosen_with_commas(source):
+    result = invoke("--src_dir", source, "--rules", "tied-keys, loss-kwargs", "--diff")
+    assert "lm_head" in result.stdout
+    assert "compute_default_rope_parameters" not in result.stdout
+
+
+def test_list_says_what_each_rule_is_for():
+    result = invoke("--list")
+    assert result.exit_code == 0
+    for rule in all_rules():
+        assert rule.id in result.stdout
+        assert rule.cause in result.stdout
+        assert all(name in result.stdout for name in rule.trf)
+
+
+def test_an_error_is_a_sentence_on_the_command_line(tmp_path):
+    result = invoke("--src_dir", tmp_path / "nowhere")
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: ")

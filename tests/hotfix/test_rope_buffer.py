@@ -1,0 +1,80 @@
+import pytest
+
+from tests.hotfix.specification import check_noop, check_transformed, check_unrecognised, rewritten, rule
+
+RULE = "rope-buffer"
+BEFORE, AFTER = rule(RULE).before, rule(RULE).after
+RESET = AFTER[AFTER.index("        if isinstance(module") : AFTER.index("        pass\n")]
+
+
+@pytest.mark.parametrize("name", ["FooRotaryEmbedding", "Positions"])
+def test_the_class_is_known_by_what_it_does(name):
+    check_transformed(RULE, BEFORE.replace("RotaryEmbedding", name), AFTER.replace("RotaryEmbedding", name))
+
+
+def test_the_kept_original_moves_along():
+    line = '        self.register_buffer("inv_freq", inv_freq, persistent=False)\n'
+    more = f"{line}        self.original_inv_freq = self.inv_freq\n"
+    check_transformed(RULE, BEFORE.replace(line, more), AFTER.replace(line, more))
+
+
+def test_a_formula_instead_of_a_function():
+    computed = "        inv_freq, self.attention_scaling = self.rope_init_fn(self.config, device)\n"
+    formula = "        inv_freq = 1.0 / self.config.rope_theta ** (torch.arange(0, 8, 2, device=device) / 8)\n"
+    check_transformed(RULE, BEFORE.replace(computed, formula), AFTER.replace(computed, formula))
+
+
+def test_before_anything_that_may_return():
+    body = "        if not isinstance(module, Linear):\n            return\n        init(module)\n"
+    check_transformed(
+        RULE, BEFORE.replace("        pass\n", body), AFTER.replace(f"{RESET}        pass\n", RESET + body)
+    )
+
+
+def test_after_the_librarys_own():
+    body = '        """Initialise."""\n        super()._init_weights(module)\n        init(module)\n'
+    result = rewritten(RULE, BEFORE.replace("        pass\n", body))
+    assert result.endswith(body.replace("        init(module)\n", f"{RESET}        init(module)\n"))
+
+
+def test_a_model_without_init_weights_gets_one():
+    before = BEFORE.replace("    def _init_weights(self, module):\n        pass\n", "    main = 1\n")
+    after = AFTER.replace(
+        f"    def _init_weights(self, module):\n{RESET}        pass\n",
+        f"    main = 1\n\n    def _init_weights(self, module):\n        super()._init_weights(module)\n{RESET}",
+    )
+    check_transformed(RULE, before, after)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        BEFORE.replace(", persistent=False", ""),
+        BEFORE.replace("persistent=False", "persistent=True"),
+        "class Base(PreTrainedModel):\n    def _init_weights(self, module):\n        pass\n",
+    ],
+)
+def test_a_buffer_that_is_in_the_checkpoint_is_left_alone(source):
+    check_noop(RULE, source)
+
+
+def test_windows_line_ends_stay():
+    check_transformed(RULE, BEFORE.replace("\n", "\r\n"), AFTER.replace("\n", "\r\n"))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        BEFORE.replace('"inv_freq", inv_freq', '"mask", inv_freq'),
+        BEFORE.replace('"inv_freq", inv_freq', '"inv_freq", inv_freq.float()'),
+        # names that only __init__ has
+        BEFORE.replace("config, device=None", "config, base, device=None").replace("(self.config,", "(base,"),
+        BEFORE.replace("self.config = config", "pass").replace("(self.config,", "(config,"),
+    ],
+)
+def test_named_with_its_line(source):
+    check_unrecognised(RULE, source, 7)
+
+
+def test_two_models_in_one_file_are_refused():
+    check_unrecognised(RULE, BEFORE + "class Other(PreTrainedModel): ...\n", 3)
