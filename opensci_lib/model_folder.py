@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -127,7 +127,7 @@ def link(source: Path, target: Path) -> str:
 
 
 @contextmanager
-def appearing(folder: Path) -> Iterator[Path]:
+def appearing(folder: Path) -> Generator[Path]:
     """Yield a temporary sibling that becomes `folder` when the block ends well and vanishes when it does not.
 
     What stood at `folder` is replaced only then.

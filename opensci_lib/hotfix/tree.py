@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property, lru_cache
+from typing import Any, TypeVar
 
 import libcst as cst
 import libcst.matchers as m
@@ -14,11 +15,13 @@ from libcst.metadata import (
     QualifiedNameProvider,
 )
 
+Node = TypeVar("Node", bound=cst.CSTNode)
+
 
 class UnrecognisedError(Exception):
     """A rule sees its symptom at `node` in a form that it can't rewrite."""
 
-    def __init__(self, node: cst.CSTNode | None, what: str):
+    def __init__(self, node: cst.CSTNode, what: str):
         self.node, self.what = node, what
 
 
@@ -73,14 +76,14 @@ class Tree:
 
     def parents(self, node: cst.CSTNode) -> Iterator[cst.CSTNode]:
         """Yield the nodes around a node, inside out."""
-        while (node := self._parents.get(node)) is not None:  # ty: ignore[invalid-assignment]
+        while (node := self._parents.get(node)) is not None:
             yield node
 
-    def enclosing(self, node: cst.CSTNode, kind: type) -> cst.CSTNode | None:
+    def enclosing(self, node: cst.CSTNode, kind: type[Node]) -> Node | None:
         """Return the innermost node of a kind around a node."""
         return next((parent for parent in self.parents(node) if isinstance(parent, kind)), None)
 
-    def find(self, matcher: m.BaseMatcherNode, within: cst.CSTNode | None = None) -> list:
+    def find(self, matcher: m.BaseMatcherNode, within: cst.CSTNode | None = None) -> list[Any]:
         """Return all nodes that match, in the order of the file."""
         return list(m.findall(self.module if within is None else within, matcher))
 
@@ -114,11 +117,11 @@ def method(node: cst.ClassDef, name: str) -> cst.FunctionDef | None:
     return None
 
 
-def replace(module: cst.Module, changes: dict[cst.CSTNode, object]) -> cst.Module:
+def replace(module: cst.Module, changes: dict[Any, Any]) -> cst.Module:
     """Return `module` with nodes replaced: by a node, a list of statements, or None to remove."""
 
     class Replace(cst.CSTTransformer):
-        def on_leave(self, original_node, updated_node):  # type: ignore[override]
+        def on_leave(self, original_node: Any, updated_node: Any) -> Any:
             if original_node not in changes:
                 return super().on_leave(original_node, updated_node)
             new = changes[original_node]
@@ -128,7 +131,7 @@ def replace(module: cst.Module, changes: dict[cst.CSTNode, object]) -> cst.Modul
                 return cst.RemoveFromParent()
             return cst.FlattenSentinel(new) if isinstance(new, list) else new
 
-    return module.visit(Replace())  # ty: ignore[invalid-return-type]
+    return module.visit(Replace())
 
 
 def statements(code: str, module: cst.Module) -> list:

@@ -4,6 +4,8 @@
 carries a mark that the functions of `torch.nn.init` respect there; writes to `.data` do not see it.
 """
 
+from typing import Any
+
 import libcst as cst
 import libcst.matchers as m
 
@@ -47,7 +49,7 @@ def rewrite(sources: Sources) -> cst.Module | None:
     return replace(tree.module, changes) if changes else None
 
 
-def _replace_write(tree: Tree, call: cst.Call, changes: dict) -> None:
+def _replace_write(tree: Tree, call: Any, changes: dict) -> None:
     """Turn `weight.data.normal_(…)` into `nn.init.normal_(weight, …)`."""
     if any(full.startswith("torch.nn.init.") for full in tree.names(call.func)):
         return

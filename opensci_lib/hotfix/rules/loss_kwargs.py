@@ -4,6 +4,8 @@
 from 4.54 on. Both only annotate keyword arguments.
 """
 
+from typing import Any
+
 import libcst as cst
 import libcst.matchers as m
 
@@ -67,7 +69,7 @@ def _imported(tree: Tree, node: cst.ImportFrom, alias: cst.ImportAlias) -> bool:
     return f"{_module(tree, node)}.{alias.evaluated_name}" in _FULL_NAMES
 
 
-def _attempt(tree: Tree, alias: cst.ImportAlias) -> list:
+def _attempt(tree: Tree, alias: Any) -> list:
     name = alias.name.value
     local = alias.evaluated_alias or name
     first = name if local == name else f"{name} as {local}"

@@ -5,6 +5,8 @@ replaced by `torch.empty_like`: uninitialised memory, which may be zero, garbage
 so that looking at it decides nothing. Only `_init_weights` can fill it.
 """
 
+from typing import Any
+
 import libcst as cst
 import libcst.matchers as m
 
@@ -42,7 +44,7 @@ def rewrite(sources: Sources) -> cst.Module | None:
     return replace(tree.module, changes) if changes else None
 
 
-def _move(tree: Tree, owner: cst.ClassDef, initializer: cst.FunctionDef, call: cst.Call, changes: dict) -> None:
+def _move(tree: Tree, owner: cst.ClassDef, initializer: Any, call: Any, changes: dict) -> None:
     """Move the statements of `__init__` from the buffer's computation to its last use into a method."""
     if not m.matches(call, _BUFFER) or call.args[0].value.evaluated_value != "inv_freq":
         raise UnrecognisedError(
@@ -51,7 +53,7 @@ def _move(tree: Tree, owner: cst.ClassDef, initializer: cst.FunctionDef, call: c
     if initializer in changes:
         raise UnrecognisedError(call, "inv_freq is registered twice")
     local = call.args[1].value.value
-    body = list(initializer.body.body)
+    body: list[Any] = list(initializer.body.body)
     uses = [i for i, line in enumerate(body) if tree.find(m.Name(local) | m.Attribute(attr=m.Name("inv_freq")), line)]
     first, last = uses[0], uses[-1]
     moved = body[first : last + 1]

@@ -4,6 +4,8 @@
 `compute_default_rope_parameters`; it computes what 4.48 computed, to the last bit.
 """
 
+from typing import Any
+
 import libcst as cst
 import libcst.matchers as m
 
@@ -48,12 +50,15 @@ def rewrite(sources: Sources) -> cst.Module | None:
             raise UnrecognisedError(node, "ROPE_INIT_FUNCTIONS is used other than as ROPE_INIT_FUNCTIONS[…]")
         line = tree.enclosing(lookup, cst.SimpleStatementLine)
         assignment = m.SimpleStatementLine(body=[m.Assign(targets=[m.AssignTarget()], value=m.Subscript())])
-        if line is None or not m.matches(line, assignment) or line.body[0].value is not lookup:
+        if line is None or not m.matches(line, assignment):
             raise UnrecognisedError(node, "the value of ROPE_INIT_FUNCTIONS[…] is not assigned")
+        made: Any = line.body[0]
+        if made.value is not lookup:
+            raise UnrecognisedError(node, "ROPE_INIT_FUNCTIONS[…] is part of a larger expression")
         initializer = method(owner, "__init__")
         if initializer is None or initializer not in parents:
             raise UnrecognisedError(node, "ROPE_INIT_FUNCTIONS[…] is looked up outside __init__")
-        target, key = tree.code(line.body[0].targets[0].target), tree.code(lookup.slice[0])
+        target, key = tree.code(made.targets[0].target), tree.code(lookup.slice[0])
         [choice] = statements(f'if {key} == "default":\n    {target} = self.{_NAME}\nelse:\n    pass\n', tree.module)
         otherwise = choice.orelse.with_changes(
             body=choice.orelse.body.with_changes(body=[line.with_changes(leading_lines=[])])

@@ -4,6 +4,8 @@ A list until 4.57, a dictionary from 5.0 on. The 4.x releases only iterate over 
 targets of a dictionary just as well.
 """
 
+from typing import Any
+
 import libcst as cst
 import libcst.matchers as m
 
@@ -21,9 +23,10 @@ _ASSIGNMENT = m.SimpleStatementLine(
 def rewrite(sources: Sources) -> cst.Module | None:
     """Turn the list into a dictionary whose values are the input embedding's weight."""
     tree = sources.modeling
-    changes = {}
+    changes: dict = {}
     for owner in tree.classes.values():
-        for line in owner.body.body:
+        lines: Any = owner.body.body
+        for line in lines:
             if not m.matches(line, _ASSIGNMENT):
                 continue
             value = line.body[0].value
