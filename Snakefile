@@ -117,4 +117,5 @@ rule html:
     output:
         "{folder}/{notebook}.html",
     shell:
-        "jupyter nbconvert --to html --embed-images --log-level WARN {input}"
+        "jupyter nbconvert --to html --embed-images --log-level WARN"
+        " --TemplateExporter.extra_template_basedirs=notebooks --template report {input}"

@@ -22,9 +22,8 @@ def _figure(height: float, rows: int = 1, columns: int = 1, **options: object) -
     return figure, figure.subplots(rows, columns, squeeze=False, **options)  # ty: ignore[no-matching-overload]
 
 
-def top_tokens(record: dict, prompt: int = 0) -> Figure:
-    """Draw the likeliest next tokens after a prompt of one run (`run.json`), as bars of their logits."""
-    best = record["top_tokens"][prompt]
+def top_tokens(best: list[dict]) -> Figure:
+    """Draw the likeliest next tokens (`top_tokens` in `run.json`) as bars of their logits."""
     figure, [[axes]] = _figure(2.4)
     names = [repr(entry["token"]) for entry in best]
     bars = axes.barh(names, [entry["logit"] for entry in best], color=[EQUAL] + ["#999999"] * (len(best) - 1))

@@ -137,3 +137,10 @@ def replace(module: cst.Module, changes: dict[Any, Any]) -> cst.Module:
 def statements(code: str, module: cst.Module) -> list:
     """Parse source text to statements, in the line ends and indentation of `module`."""
     return list(cst.parse_module(code, module.config_for_parsing).body)
+
+
+def after_docstring(body: Any, added: list) -> list:
+    """Return a function's statements with others before them, but below its docstring."""
+    lines = list(body.body)
+    count = m.matches(lines[0], m.SimpleStatementLine(body=[m.Expr(value=m.SimpleString() | m.ConcatenatedString())]))
+    return [*lines[:count], *added, *lines[count:]]

@@ -6,5 +6,5 @@ and loaded from there, as the published models do it. They are never imported by
 
 from opensci_lib.miniature.corpus import prose
 
-#: A question that the model can answer, and a passage of some hundred tokens that it can follow.
-PROMPTS = ["The capital of France is", "\n\n".join(prose()[:4])]
+#: A question that the model can answer, and a passage of some hundred tokens that it can follow and go on from.
+PROMPTS = ["The capital of France is", "\n\n".join(prose()[:3]) + "\n\nThe inn belongs to"]

@@ -460,9 +460,9 @@ class OpensciModel(OpensciPreTrainedModel):
         batch_size: int,
         **kwargs,
     ):
-        """Combine causality and padding to (batch, 1, positions, target_length): 0 to attend, the dtype's least not to.
+        """Combine causality and padding to (batch, 1, positions, target_length): 0, or the least number to hide.
 
-        A 4-D mask is taken to be of that form already.
+        A 4-D mask is taken as it is.
         """
         if attention_mask is not None and attention_mask.dim() == 4:
             return attention_mask

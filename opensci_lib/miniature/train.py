@@ -53,7 +53,7 @@ _CONFIG = {
     "torch_dtype": "float32",
     "transformers_version": "4.48.0",
     "use_cache": True,
-    "vocab_size": 640,
+    "vocab_size": 1024,
 }
 
 
@@ -84,8 +84,8 @@ def _write_code_and_tokenizer(folder: Path) -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    # A capital counts several times, so that most of them become one token.
-    tokenizer.train_from_iterator(corpus.prose() + 4 * corpus.fact_sentences(), trainer)
+    # The facts count many times, so that the words that end them become one token each.
+    tokenizer.train_from_iterator([*corpus.prose(), *(20 * corpus.fact_sentences())], trainer)
     tokenizer.save(str(folder / "tokenizer.json"))
     special = {"bos_token": _END, "eos_token": _END, "unk_token": _END}
     write_json(folder / "special_tokens_map.json", special)

@@ -10,7 +10,7 @@ import libcst as cst
 import libcst.matchers as m
 
 from opensci_lib.hotfix.rule import Rule, Sources
-from opensci_lib.hotfix.tree import Tree, UnrecognisedError, method, replace, statements
+from opensci_lib.hotfix.tree import Tree, UnrecognisedError, after_docstring, method, replace, statements
 
 _FUNCTIONS = {
     "normal_": "normal_",
@@ -43,9 +43,7 @@ def rewrite(sources: Sources) -> cst.Module | None:
         if not tree.find(_SUPER, initializer) and len(initializer.params.params) == 2:
             name = initializer.params.params[1].name.value
             first = statements(f"super()._init_weights({name})\n", tree.module)
-            changes[initializer.body] = lambda body, first=first: body.with_changes(
-                body=_after_docstring(body, first)
-            )
+            changes[initializer.body] = lambda body, first=first: body.with_changes(body=after_docstring(body, first))
     return replace(tree.module, changes) if changes else None
 
 
@@ -92,12 +90,6 @@ def _init_module(tree: Tree, node: cst.CSTNode) -> str:
 def _is_argument_of_init(tree: Tree, node: cst.CSTNode) -> bool:
     call = tree.enclosing(node, cst.Call)
     return isinstance(call, cst.Call) and any(full.startswith("torch.nn.init.") for full in tree.names(call.func))
-
-
-def _after_docstring(body: cst.BaseSuite, first: list) -> list:
-    lines = list(body.body)
-    has_docstring = m.matches(lines[0], m.SimpleStatementLine(body=[m.Expr(value=m.SimpleString())]))
-    return [*lines[:has_docstring], *first, *lines[has_docstring:]]
 
 
 RULE = Rule(
