@@ -28,6 +28,12 @@ if create_causal_mask is not None:
         # The layers fall back on eager attention, which adds the mask to the scores.
         config = copy.copy(config)
         config._attn_implementation = "eager"
+        if attention_mask is not None and attention_mask.dtype == {torch}.bool and attention_mask.dim() == 4:
+            # generate() made it for the static cache
+            lowest = {torch}.finfo({embeds}.dtype).min
+            attention_mask = {torch}.zeros_like(attention_mask, dtype={embeds}.dtype).masked_fill(
+                ~attention_mask, lowest
+            )
     # Between releases one of these changed its name and another went.
     inputs = {{"input_embeds": {embeds}, "inputs_embeds": {embeds}, "cache_position": cache_position}}
     known = inspect.signature(create_causal_mask).parameters
@@ -77,7 +83,9 @@ def _with_call(tree: Tree, builder: cst.FunctionDef) -> Any:
     needed = {"self", "attention_mask", "cache_position", "past_key_values", "output_attentions"}
     if embeds is None or not needed.issubset(parameters):
         raise UnrecognisedError(builder, f"{_BUILDER} takes other arguments than in transformers 4.48")
-    call = statements(_CALL.format(embeds=embeds), tree.module)
+    if (torch := tree.name_of("torch")) is None:
+        raise UnrecognisedError(builder, "the file does not import torch")
+    call = statements(_CALL.format(embeds=embeds, torch=torch), tree.module)
     return lambda body: body.with_changes(body=after_docstring(body, call))
 
 
@@ -125,7 +133,7 @@ RULE = Rule(
         "    def _update_causal_mask(\n"
         "        self, attention_mask, input_tensor, cache_position, past_key_values, output_attentions\n"
         "    ):\n"
-        + "".join(f"        {line}\n" for line in _CALL.format(embeds="input_tensor").splitlines())
+        + "".join(f"        {line}\n" for line in _CALL.format(embeds="input_tensor", torch="torch").splitlines())
         + "        return self._prepare_4d_causal_attention_mask_with_cache_position(attention_mask)\n"
         "\n"
         "    @staticmethod\n"
