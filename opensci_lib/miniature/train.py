@@ -19,7 +19,8 @@ from opensci_lib.model_folder import appearing, write_json
 
 _END = "<|endoftext|>"
 _HERE = Path(__file__).parent
-_STEPS, _BATCH, _LENGTH = 260, 8, 160
+_STEPS = 240
+_FACT_LENGTH, _PROSE_LENGTH = 40, 448  # tokens a row
 _LEARNING_RATE = 4e-3
 
 _CONFIG = {
@@ -104,22 +105,24 @@ def _fit(folder: Path, tokenizer: Tokenizer) -> torch.nn.Module:
     with shim.apply():
         config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=True)
-    stream: list[int] = []
-    batches = []
-    while len(batches) < _STEPS:
-        texts = [*corpus.fact_sentences(), "\n\n".join(corpus.prose())]
-        shuffle.shuffle(texts)
-        for text in texts:
-            stream += [*tokenizer.encode(text).ids, 0]
-        while len(stream) >= _BATCH * _LENGTH:
-            rows, stream = stream[: _BATCH * _LENGTH], stream[_BATCH * _LENGTH :]
-            batches.append(torch.tensor(rows).view(_BATCH, _LENGTH))
+    prose = tokenizer.encode("\n\n".join(corpus.prose())).ids
+    facts = [[*tokenizer.encode(sentence).ids, 0] for sentence in corpus.fact_sentences()]
+
+    def fact_row() -> list[int]:
+        """Facts in random order; the first starts at position 0, as a question to the model does."""
+        return [token for fact in shuffle.sample(facts, _FACT_LENGTH) for token in fact][:_FACT_LENGTH]
+
+    def prose_row() -> list[int]:
+        start = shuffle.randrange(len(prose) - _PROSE_LENGTH) if shuffle.random() < 0.5 else 0
+        return prose[start : start + _PROSE_LENGTH]
+
     optimizer = torch.optim.AdamW(model.parameters(), lr=_LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LEARNING_RATE, total_steps=_STEPS, pct_start=0.1)
     model.train()
-    progress = tqdm(batches[:_STEPS], "training the miniature", unit="step")
-    for ids in progress:
-        loss = model(input_ids=ids, labels=ids).loss
+    progress = tqdm(range(_STEPS), "training the miniature", unit="step")
+    for _ in progress:
+        batches = [torch.tensor([row() for _ in range(rows)]) for row, rows in ((fact_row, 16), (prose_row, 2))]
+        loss = torch.stack([model(input_ids=ids, labels=ids).loss for ids in batches]).sum()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
