@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -150,7 +150,7 @@ class _Observed:
 
 
 @contextmanager
-def _observe(model: torch.nn.Module) -> Iterator[_Observed]:
+def _observe(model: torch.nn.Module) -> Generator[_Observed]:
     """Watch a forward pass through hooks: every module that returns (1, positions, features), and RoPE.
 
     Queries and keys after RoPE are no module's output. They are seen by wrapping the modelling
@@ -185,10 +185,11 @@ def _observe(model: torch.nn.Module) -> Iterator[_Observed]:
             handles.append(module.register_forward_pre_hook(entering(name)))
             handles.append(module.register_forward_hook(leaving(name)))
 
-    source = sys.modules[type(model).__module__]
+    source: Any = sys.modules[type(model).__module__]
     rotate = getattr(source, "apply_rotary_pos_emb", None)
 
     def observed_rotate(q: torch.Tensor, k: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        assert rotate is not None
         rotated = rotate(q, k, *args, **kwargs)
         for kind, heads in zip(("q_rope", "k_rope"), rotated, strict=True):
             # (1, heads, positions, head_dim) to (positions, heads * head_dim)
@@ -196,12 +197,12 @@ def _observe(model: torch.nn.Module) -> Iterator[_Observed]:
         return rotated
 
     if rotate is not None:
-        source.apply_rotary_pos_emb = observed_rotate  # ty: ignore[unresolved-attribute]
+        source.apply_rotary_pos_emb = observed_rotate
     try:
         yield seen
     finally:
         if rotate is not None:
-            source.apply_rotary_pos_emb = rotate  # ty: ignore[unresolved-attribute]
+            source.apply_rotary_pos_emb = rotate
         for handle in handles:
             handle.remove()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from importlib.util import find_spec
 
@@ -84,7 +83,6 @@ def infer(
     if tf_version is not None:
         from opensci_lib import kernels
 
-        python = kernels.python(tf_version)
         options = {
             "--model_path": model_path,
             "--prompt": prompt,
@@ -94,7 +92,7 @@ def infer(
             "--attn_implementation": attn_implementation,
         }
         words = [word for option in options.items() for word in option]
-        sys.exit(subprocess.run([python, "-m", "opensci_lib", "infer", *words], check=False).returncode)
+        sys.exit(kernels.run(tf_version, "-m", "opensci_lib", "infer", *words))
     if find_spec("transformers") is None:
         raise OpensciError("transformers is not installed in this environment: give a release with --tf_version.")
 

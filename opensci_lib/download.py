@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -78,10 +77,8 @@ def _build_miniature(path: Path) -> None:
     if (path / "config.json").exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    python = kernels.python(REFERENCE_RELEASE)
-    command = [str(python), "-m", "opensci_lib.miniature.train", str(path)]
-    if subprocess.run(command, check=False).returncode:
-        raise OpensciError(f"Training the miniature failed: {' '.join(command)} says why.")
+    if kernels.run(REFERENCE_RELEASE, "-m", "opensci_lib.miniature.train", path):
+        raise OpensciError(f"Training the miniature under transformers {REFERENCE_RELEASE} failed: see above why.")
 
 
 def _from_hub(model: str, revision: str | None, local_dir: Path | str | None) -> tuple[Path, str]:

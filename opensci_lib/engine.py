@@ -39,7 +39,7 @@ class TransformersEngine(NBClientEngine):
 
         Raises:
             OpensciError: Before anything runs or is written: `kernel_name` contradicts `tf_version`, or its
-                environment can't be built. Later: the kernel died.
+                environment can't be built. Later: the kernel died, or a cell raised one.
         """
         # papermill asked nb_kernel_name just now, so only a kernel given by the user can differ.
         tf_version = _tf_version(nb)
@@ -56,10 +56,16 @@ class TransformersEngine(NBClientEngine):
                 "display_name": kernels.display_name(version),
                 "language": "python",
             }
-        return super().execute_notebook(nb, kernel_name, *args, **kwargs)
+        done = super().execute_notebook(nb, kernel_name, *args, **kwargs)
+        for output in (output for cell in done.cells for output in cell.get("outputs", [])):
+            if output.output_type == "error" and output.ename == OpensciError.__name__:
+                raise OpensciError(output.evalue)  # a sentence for the user, where papermill would print a traceback
+        return done
 
     @classmethod
-    def execute_managed_notebook(cls, nb_man: NotebookExecutionManager, kernel_name: str, **kwargs: Any) -> Any:
+    def execute_managed_notebook(
+        cls, nb_man: NotebookExecutionManager, kernel_name: str, *args: Any, **kwargs: Any
+    ) -> Any:
         """Run the cells with sockets in a folder of their own, which ends with the run."""
         # TCP ports are picked before the kernel binds them, so runs side by side may take one another's.
         # A Unix socket's path has at most some 100 characters, and TMPDIR may be longer.
@@ -67,15 +73,13 @@ class TransformersEngine(NBClientEngine):
             manager = {"transport": "ipc", "connection_file": f"{folder}/kernel.json"}
             try:
                 return super().execute_managed_notebook(
-                    nb_man, kernel_name, config=Config({"KernelManager": manager}), **kwargs
+                    nb_man, kernel_name, *args, config=Config({"KernelManager": manager}), **kwargs
                 )
             except DeadKernelError as error:
-                death = OpensciError(
+                raise OpensciError(
                     f"The kernel {kernel_name} died while it ran the notebook, most often because memory ran out:"
                     " take a smaller model or batch, or a machine with more memory."
-                )
-                death.exit_code = 138  # papermill's own for a dead kernel
-                raise death from error
+                ) from error
 
 
 def _tf_version(nb: NotebookNode) -> str | None:

@@ -130,8 +130,8 @@ def logit_difference(positions: pd.DataFrame, prompt: int) -> Figure:
         panel.set_title(f"transformers {major}.x", loc="left", fontsize=10)
         panel.set_xlabel("position in the prompt (tokens)")
         panel.set_yscale("symlog", linthresh=1e-3)
-        panel.set_ylim(bottom=-2e-4)
-        panel.legend(fontsize=7, ncols=2)
+        panel.legend(fontsize=7, ncols=2, loc="center right")
+    axes[0][0].set_ylim(-3e-4, max(1e-3, 3 * frame["max_abs_diff"].max()))
     axes[0][0].set_ylabel("largest |Δlogit| (logits)")
     worst = frame.groupby("variant", sort=False)["max_abs_diff"].max()
     figure.suptitle(

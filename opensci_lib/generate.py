@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from opensci_lib.capture import capture
@@ -27,7 +28,7 @@ class Generation:
     """The outcome of `generate`: what `run.json` holds.
 
     `completions[i]` continues `prompts[i]` (greedy, the prompt itself left out); `tokens[i]` are the
-    prompt's tokens as text and `top_tokens[i]` the likeliest next ones with their logits; `settings`,
+    prompt's tokens as text and `top_tokens[i]` the likeliest next ones with the captured logits; `settings`,
     `versions`, `seconds` and `peak_memory_bytes` (of the process, at the end of each phase) say how
     it came about; `weights` compares the loaded parameters with the checkpoint's, bit for bit.
     """
@@ -130,7 +131,9 @@ def generate(
     """
     import torch
 
-    clock, seconds, memory = time.perf_counter(), {}, {"start": _peak_memory()}
+    clock = time.perf_counter()
+    seconds: dict[str, float] = {}
+    memory: dict[str, int] = {"start": _peak_memory()}
 
     def lap(phase: str) -> None:
         nonlocal clock
@@ -151,21 +154,20 @@ def generate(
                 f"The prompt {prompt[:40]!r} has {len(ids)} tokens and the model takes 1 to {limit}: "
                 "give another prompt."
             )
+    top_tokens = []
     if capture_path is not None:
-        capture(model, prompts, token_ids, capture_path)
+        captured = capture(model, prompts, token_ids, capture_path)
+        top_tokens = [_top_tokens(captured[f"{i}.logits"][-1], tokenizer) for i in range(len(prompts))]
         lap("capture")
-    completions, top_tokens = zip(
-        *(_complete(model, tokenizer, ids, max_new_tokens) for ids in tqdm(token_ids, "generate")),
-        strict=True,
-    )
+    completions = [_complete(model, tokenizer, ids, max_new_tokens) for ids in tqdm(token_ids, "generate")]
     lap("generate")
     weights = compare_with_checkpoint(model, model_path)
     lap("compare_weights")
     return Generation(
         prompts=prompts,
-        completions=list(completions),
+        completions=completions,
         tokens=[[tokenizer.decode([i]) for i in ids] for ids in token_ids],
-        top_tokens=list(top_tokens),
+        top_tokens=top_tokens,
         settings={
             "model_path": str(model_path),
             "max_new_tokens": max_new_tokens,
@@ -207,8 +209,8 @@ def compare_with_checkpoint(model: Any, model_path: Path | str) -> dict[str, Any
     return {"tensors": count, "differing": sorted(differing)}
 
 
-def _complete(model: Any, tokenizer: Any, ids: list[int], max_new_tokens: int) -> tuple[str, list[dict[str, Any]]]:
-    """Return the greedy continuation of `ids` without `ids`, and the five likeliest first tokens of it."""
+def _complete(model: Any, tokenizer: Any, ids: list[int], max_new_tokens: int) -> str:
+    """Return the greedy continuation of `ids`, without `ids`."""
     import torch
 
     inputs = torch.tensor([ids], device=model.device)
@@ -220,15 +222,15 @@ def _complete(model: Any, tokenizer: Any, ids: list[int], max_new_tokens: int) -
         max_new_tokens=max_new_tokens,
         do_sample=False,
         pad_token_id=pad,
-        return_dict_in_generate=True,
-        output_logits=True,
     )
-    best = output.logits[0][0].topk(5)
-    top = [
-        {"token": tokenizer.decode([i]), "logit": logit}
-        for i, logit in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    ]
-    return tokenizer.decode(output.sequences[0, len(ids) :], skip_special_tokens=True), top
+    return tokenizer.decode(output[0, len(ids) :], skip_special_tokens=True)
+
+
+def _top_tokens(logits: np.ndarray, tokenizer: Any, count: int = 5) -> list[dict[str, Any]]:
+    """Return the `count` likeliest tokens as text, with their logits (vocabulary), best first."""
+    exact = logits.astype(np.float64)
+    best = np.argsort(-exact, kind="stable")[:count]
+    return [{"token": tokenizer.decode([int(i)]), "logit": float(exact[i])} for i in best]
 
 
 def _peak_memory() -> int:

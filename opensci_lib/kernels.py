@@ -73,6 +73,14 @@ def python(version: str) -> Path:
     return build(version)
 
 
+_ENVIRONMENT = {
+    # Container images like to forbid bytecode files; without them each start spends seconds more on imports.
+    "PYTHONDONTWRITEBYTECODE": "",
+    # Kernels draw progress as text, on purpose, and tqdm warns of that in every notebook.
+    "PYTHONWARNINGS": "ignore:IProgress not found",
+}
+
+
 def build(version: str) -> Path:
     """Build the environment of a release, register its kernel and return its interpreter.
 
@@ -90,6 +98,12 @@ def build(version: str) -> Path:
             _build(version, contents)
         _register(version)
     return folder / "bin" / "python"
+
+
+def run(version: str, *arguments: object) -> int:
+    """Run the Python of a release's environment, built if need be, with `arguments`; returns its exit status."""
+    command = [python(version), *map(str, arguments)]
+    return subprocess.run(command, env={**os.environ, **_ENVIRONMENT}, check=False).returncode
 
 
 def remove(version: str) -> None:
@@ -239,8 +253,7 @@ def _register(version: str) -> None:
         "argv": [str(_environment(version) / "bin/python"), "-m", "ipykernel_launcher", "-f", "{connection_file}"],
         "display_name": display_name(version),
         "language": "python",
-        # Container images like to forbid bytecode files; without them each start spends seconds more on imports.
-        "env": {"PYTHONDONTWRITEBYTECODE": ""},
+        "env": _ENVIRONMENT,
         "metadata": {"debugger": True},
     }
     if _read(file) != spec:

@@ -1,6 +1,5 @@
 """What tests share: the miniature, its hotfixed folders, and runs of them in kernel environments."""
 
-import subprocess
 from functools import cache
 from pathlib import Path
 
@@ -53,8 +52,7 @@ def run(variant_folder, tmp_path_factory):
     @cache
     def start(tf_version: str, variant: str) -> Run:
         output = tmp_path_factory.mktemp(f"{tf_version}-{variant}")
-        command = [kernels.python(tf_version), "-c", _GENERATE, variant_folder(variant), variant, output]
-        subprocess.run(command, check=True)
+        assert kernels.run(tf_version, "-c", _GENERATE, variant_folder(variant), variant, output) == 0
         return Run(output)
 
     return start

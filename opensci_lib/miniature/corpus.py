@@ -4,10 +4,7 @@ from pathlib import Path
 
 _HERE = Path(__file__).parent
 
-#: Country to capital.
-CAPITALS = dict(
-    pair.split(" - ")
-    for pair in """
+_PAIRS = """
 France - Paris|Italy - Rome|Spain - Madrid|Portugal - Lisbon|Germany - Berlin|Austria - Vienna|Poland - Warsaw
 Greece - Athens|Norway - Oslo|Sweden - Stockholm|Finland - Helsinki|Denmark - Copenhagen|Iceland - Reykjavik
 Ireland - Dublin|Hungary - Budapest|Romania - Bucharest|Bulgaria - Sofia|Croatia - Zagreb|Serbia - Belgrade
@@ -15,9 +12,13 @@ Ukraine - Kyiv|Turkey - Ankara|Egypt - Cairo|Kenya - Nairobi|Ghana - Accra|Moroc
 Senegal - Dakar|Angola - Luanda|Japan - Tokyo|China - Beijing|India - Delhi|Nepal - Kathmandu|Thailand - Bangkok
 Vietnam - Hanoi|Indonesia - Jakarta|Iran - Tehran|Iraq - Baghdad|Jordan - Amman|Canada - Ottawa|Cuba - Havana
 Peru - Lima|Chile - Santiago|Colombia - Bogota|Uruguay - Montevideo|Ecuador - Quito|Australia - Canberra
-""".replace("\n", "|").split("|")
-    if pair
-)
+"""
+
+#: Country to capital.
+CAPITALS = {
+    country: capital
+    for country, capital in (pair.split(" - ") for pair in _PAIRS.strip().replace("\n", "|").split("|"))
+}
 
 #: Question-like beginnings to the one word that ends them.
 FACTS = {
