@@ -117,5 +117,5 @@ rule html:
     output:
         "{folder}/{notebook}.html",
     shell:
-        "jupyter nbconvert --to html --embed-images --coalesce-streams --log-level WARN"
+        "jupyter nbconvert --to html --embed-images --CoalesceStreamsPreprocessor.enabled=True --log-level WARN"
         " --TemplateExporter.extra_template_basedirs=notebooks --template report {input}"
