@@ -1,0 +1,41 @@
+import pytest
+
+from tests.hotfix.specification import check_noop, check_transformed, check_unrecognised, rule
+
+RULE = "cache-position"
+BEFORE, AFTER = rule(RULE).before, rule(RULE).after
+
+
+def test_whatever_the_keyword_arguments_are_called():
+    before, after = (text.replace("**kwargs", "**flash_kwargs: Unpack[Kwargs]") for text in (BEFORE, AFTER))
+    check_transformed(RULE, before, after.replace("kwargs.pop", "flash_kwargs.pop"))
+
+
+def test_below_the_docstring():
+    doc = '):\n        """Compute."""\n'
+    before = BEFORE.replace("):\n        return", f"{doc}        return")
+    check_transformed(RULE, before, AFTER.replace("):\n        cache", f"{doc}        cache"))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        BEFORE.replace("(PreTrainedModel)", "(nn.Module)"),
+        BEFORE.replace("def forward", "def other"),
+        BEFORE.replace("cache_position=None, ", ""),
+    ],
+)
+def test_left_alone(source):
+    check_noop(RULE, source)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (", **kwargs", ""),
+        ("input_ids=None, cache_position=None", "input_ids, cache_position"),
+        ("cache_position", "*, cache_position"),
+    ],
+)
+def test_named_with_its_line(old, new):
+    check_unrecognised(RULE, BEFORE.replace(old, new, 1), 4)
