@@ -8,8 +8,10 @@ module while it is imported itself: import papermill, not this.
 from __future__ import annotations
 
 import ast
+import os
 import tempfile
 from typing import Any
+from unittest.mock import patch
 
 from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
@@ -69,7 +71,11 @@ class TransformersEngine(NBClientEngine):
         """Run the cells with sockets in a folder of their own, which ends with the run."""
         # TCP ports are picked before the kernel binds them, so runs side by side may take one another's.
         # A Unix socket's path has at most some 100 characters, and TMPDIR may be longer.
-        with tempfile.TemporaryDirectory(prefix="opensci-", dir="/tmp") as folder:
+        # transformers copies a model's code to a cache that runs share, and another may import it half copied.
+        with (
+            tempfile.TemporaryDirectory(prefix="opensci-", dir="/tmp") as folder,
+            patch.dict(os.environ, {"HF_MODULES_CACHE": f"{folder}/modules"}),
+        ):
             manager = {"transport": "ipc", "connection_file": f"{folder}/kernel.json"}
             try:
                 return super().execute_managed_notebook(

@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 import sys
 from collections.abc import Iterable
 from configparser import ConfigParser
@@ -103,7 +104,10 @@ def build(version: str) -> Path:
 def run(version: str, *arguments: object) -> int:
     """Run the Python of a release's environment, built if need be, with `arguments`; returns its exit status."""
     command = [python(version), *map(str, arguments)]
-    return subprocess.run(command, env={**os.environ, **_ENVIRONMENT}, check=False).returncode
+    # transformers copies a model's code to a cache that processes share, and another may import it half copied.
+    with tempfile.TemporaryDirectory(prefix="opensci-") as modules:
+        environment = {**os.environ, **_ENVIRONMENT, "HF_MODULES_CACHE": modules}
+        return subprocess.run(command, env=environment, check=False).returncode
 
 
 def remove(version: str) -> None:
