@@ -13,8 +13,8 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 import sys
+import tempfile
 from collections.abc import Iterable
 from configparser import ConfigParser
 from pathlib import Path

@@ -15,10 +15,7 @@ Peru - Lima|Chile - Santiago|Colombia - Bogota|Uruguay - Montevideo|Ecuador - Qu
 """
 
 #: Country to capital.
-CAPITALS = {
-    country: capital
-    for country, capital in (pair.split(" - ") for pair in _PAIRS.strip().replace("\n", "|").split("|"))
-}
+CAPITALS = dict(pair.split(" - ") for pair in _PAIRS.strip().replace("\n", "|").split("|"))
 
 #: Question-like beginnings to the one word that ends them.
 FACTS = {
