@@ -15,7 +15,10 @@ Peru - Lima|Chile - Santiago|Colombia - Bogota|Uruguay - Montevideo|Ecuador - Qu
 """
 
 #: Country to capital.
-CAPITALS = dict(pair.split(" - ") for pair in _PAIRS.strip().replace("\n", "|").split("|"))
+CAPITALS = {
+    country: capital
+    for country, _, capital in (pair.partition(" - ") for pair in _PAIRS.strip().replace("\n", "|").split("|"))
+}
 
 #: Question-like beginnings to the one word that ends them.
 FACTS = {
