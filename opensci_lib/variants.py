@@ -40,6 +40,12 @@ def prepare(model: str, variant: str, revision: str | None = None) -> Path:
     return Path(hotfix(original, folder / variant, rules=VARIANTS[variant]).dst_dir)
 
 
+def provenance(model: str, revision: str | None, variant: str) -> dict[str, str | None]:
+    """Return what a prepared model is: `model`, `revision`, the Hub `commit` (None elsewhere) and `variant`."""
+    found = download(model, revision, project.OUTPUTS / model_name(model, revision) / "original")
+    return {"model": model, "revision": revision, "commit": found.commit, "variant": variant}
+
+
 def run_folder(model: str, revision: str | None, variant: str, output_dir: Path | str | None = None) -> Path:
     """Make and return where a run's results go: `outputs/<model>/<tf_version>/<variant>`, or `output_dir`."""
     import transformers
