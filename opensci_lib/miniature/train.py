@@ -58,11 +58,11 @@ _CONFIG = {
 }
 
 
-def train(dst: Path | str) -> Path:
-    """Train the model and write its folder, whole or not at all. The same seed and threads give the same weights."""
+def train(dst: Path | str, steps: int = _STEPS) -> Path:
+    """Train the model and write its folder, whole or not at all. The same number of threads gives the same weights."""
     with appearing(Path(dst)) as folder:
         tokenizer = _write_code_and_tokenizer(folder)
-        model = _fit(folder, tokenizer)
+        model = _fit(folder, tokenizer, steps)
         # 4.48 would also write its own config.json; the one written above is in the published form.
         model.save_pretrained(folder / "weights", safe_serialization=True)
         shutil.move(folder / "weights" / "model.safetensors", folder)
@@ -98,7 +98,7 @@ def _write_code_and_tokenizer(folder: Path) -> Tokenizer:
     return tokenizer
 
 
-def _fit(folder: Path, tokenizer: Tokenizer) -> torch.nn.Module:
+def _fit(folder: Path, tokenizer: Tokenizer, steps: int) -> torch.nn.Module:
     """Return the model trained on shuffled facts and prose."""
     torch.manual_seed(0)
     shuffle = random.Random(0)
@@ -117,9 +117,9 @@ def _fit(folder: Path, tokenizer: Tokenizer) -> torch.nn.Module:
         return prose[start : start + _PROSE_LENGTH]
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=_LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LEARNING_RATE, total_steps=_STEPS, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LEARNING_RATE, total_steps=steps, pct_start=0.1)
     model.train()
-    progress = tqdm(range(_STEPS), "training the miniature", unit="step")
+    progress = tqdm(range(steps), "training the miniature", unit="step")
     for _ in progress:
         batches = [torch.tensor([row() for _ in range(rows)]) for row, rows in ((fact_row, 16), (prose_row, 2))]
         loss = torch.stack([model(input_ids=ids, labels=ids).loss for ids in batches]).sum()
