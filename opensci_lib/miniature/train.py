@@ -59,7 +59,7 @@ _CONFIG = {
 
 
 def train(dst: Path | str, steps: int = _STEPS) -> Path:
-    """Train the model and write its folder, whole or not at all. The same number of threads gives the same weights."""
+    """Train the model and write its folder, whole or not at all. The same threads give the same weights."""
     with appearing(Path(dst)) as folder:
         tokenizer = _write_code_and_tokenizer(folder)
         model = _fit(folder, tokenizer, steps)
