@@ -8,10 +8,9 @@ from pathlib import Path
 
 from opensci_lib import kernels, project
 from opensci_lib.errors import OpensciError
-from opensci_lib.model_folder import appearing, check_model_folder, files, link, write_json
+from opensci_lib.model_folder import DOWNLOAD_RECORD, appearing, check_model_folder, files, link, write_json
 
 MINIATURE = "miniature"
-RECORD = "download.json"
 # The release whose numbers are the reference, and under which the miniature is trained.
 REFERENCE_RELEASE = "4.48.0"
 # Weights as safetensors only: a pickle runs code when it is opened.
@@ -62,13 +61,13 @@ def download(model: str, revision: str | None = None, local_dir: Path | str | No
         path, commit = _from_hub(model, revision, local_dir)
     found = Download(model, revision, commit, str(check_model_folder(path)))
     if local_dir:
-        write_json(Path(local_dir) / RECORD, asdict(found))
+        write_json(Path(local_dir) / DOWNLOAD_RECORD, asdict(found))
     return found
 
 
 def _recorded(local_dir: Path) -> Download | None:
     """Return what an earlier download to this folder wrote down when it was complete."""
-    record = local_dir / RECORD
+    record = local_dir / DOWNLOAD_RECORD
     return Download(**json.loads(record.read_text())) if record.exists() else None
 
 

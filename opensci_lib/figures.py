@@ -143,40 +143,31 @@ def logit_difference(positions: pd.DataFrame, prompt: int) -> Figure:
 
 
 def rope_difference(reference: Run, runs: list[Run], prompt: int) -> Figure:
-    """Draw |Δcos| by position and frequency against the reference, `minimal` above `fixed`, a column a release."""
+    """Draw |Δcos| by position and frequency against the reference: a row a variant, a column a release."""
     releases = list(dict.fromkeys(run.tf_version for run in runs))
-    variants = [variant for variant in ("minimal", "fixed") if any(run.variant == variant for run in runs)]
-    figure, axes = _figure(1.2 + 1.7 * len(variants), len(variants), len(releases), sharex=True, sharey=True)
+    variants = [variant for variant in COLOURS if any(run.variant == variant for run in runs)]
+    figure, axes = _figure(1.2 + 1.4 * len(variants), len(variants), len(releases), sharex=True, sharey=True)
     right = reference.capture[f"{prompt}.cos"].astype(np.float64)
     half = right.shape[1] // 2  # the second half of head_dim repeats the first
     worst = dict.fromkeys(variants, 0.0)
-    image = None
+    for panel in axes.flat:
+        panel.set_facecolor("#DDDDDD")  # where a variant does not run on a release
     for run in runs:
         panel: Axes = axes[variants.index(run.variant)][releases.index(run.tf_version)]
         difference = np.abs(run.capture[f"{prompt}.cos"].astype(np.float64) - right)[:, :half]
         worst[run.variant] = max(worst[run.variant], float(np.nan_to_num(difference, nan=np.inf).max()))
         image = panel.imshow(
-            difference.T,
-            aspect="auto",
-            cmap="cividis",
-            vmin=0,
-            vmax=2,
-            interpolation="nearest",
-            origin="lower",
+            difference.T, aspect="auto", cmap="cividis", vmin=0, vmax=2, interpolation="nearest", origin="lower"
         )
-        panel.set_title(f"{run.variant} {run.tf_version}", fontsize=9)
+    for panel, release in zip(axes[0], releases, strict=True):
+        panel.set_title(release, fontsize=9)
     for panel in axes[-1]:
-        panel.set_xlabel("position (tokens)")
-    for panels in axes:
-        panels[0].set_ylabel("frequency index")
-    if image is not None:
-        figure.colorbar(image, ax=axes, label="|Δcos|, 0 to 2")
-    figure.suptitle(
-        "Rotary embedding, largest difference from the reference: "
-        + ", ".join(f"{variant} {value:.3g}" for variant, value in worst.items()),
-        x=0.01,
-        ha="left",
-    )
+        panel.set_xlabel("position (tokens)", fontsize=8)
+    for panels, variant in zip(axes, variants, strict=True):
+        panels[0].set_ylabel(f"{variant}\nfrequency index", fontsize=8)
+    figure.colorbar(image, ax=axes, label="|Δcos|, 0 to 2")
+    findings = ", ".join(f"{variant} {value:.3g}" for variant, value in worst.items())
+    figure.suptitle(f"Rotary embedding, largest difference from the reference: {findings}", x=0.01, ha="left")
     return figure
 
 

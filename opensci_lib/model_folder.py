@@ -16,6 +16,9 @@ from typing import Any
 
 from opensci_lib.errors import OpensciError
 
+#: What `opensci download` writes into a folder about where it came from.
+DOWNLOAD_RECORD = "download.json"
+
 #: Weights in formats that run code when they are opened, or that transformers would not read.
 _LEFT_OUT = {".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf"}
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -106,7 +109,10 @@ def files(folder: Path) -> list[Path]:
     return sorted(
         file
         for file in folder.iterdir()
-        if file.is_file() and not file.name.startswith(".") and file.suffix not in _LEFT_OUT
+        if file.is_file()
+        and not file.name.startswith(".")
+        and file.suffix not in _LEFT_OUT
+        and file.name != DOWNLOAD_RECORD
     )
 
 
