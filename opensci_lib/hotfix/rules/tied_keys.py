@@ -2,6 +2,9 @@
 
 A list until 4.57, a dictionary from 5.0 on. The 4.x releases only iterate over it, which gives the
 targets of a dictionary just as well.
+
+5.3 alone has a fault in `mark_tied_weights_as_initialized`: for a model with code of its own it drops
+every weight to be tied from the missing ones, then takes it for loaded, and leaves it untied and empty.
 """
 
 from typing import Any
@@ -10,7 +13,7 @@ import libcst as cst
 import libcst.matchers as m
 
 from opensci_lib.hotfix.rule import Rule, Sources
-from opensci_lib.hotfix.tree import Tree, UnrecognisedError, method, replace
+from opensci_lib.hotfix.tree import Tree, UnrecognisedError, method, replace, statements
 
 _ASSIGNMENT = m.SimpleStatementLine(
     body=[
@@ -19,9 +22,17 @@ _ASSIGNMENT = m.SimpleStatementLine(
     ]
 )
 
+_MARK = """
+def mark_tied_weights_as_initialized(self, *args):
+    tied = [(info, info.missing_keys & self.all_tied_weights_keys.keys()) for info in args]
+    super().mark_tied_weights_as_initialized(*args)
+    for info, keys in tied:
+        info.missing_keys |= keys  # transformers 5.3 takes them for loaded and leaves them untied and empty
+"""
+
 
 def rewrite(sources: Sources) -> cst.Module | None:
-    """Turn the list into a dictionary whose values are the input embedding's weight."""
+    """Turn the list into a dictionary whose values are the input embedding's weight, and see that 5.3 ties them."""
     tree = sources.modeling
     changes: dict = {}
     for owner in tree.classes.values():
@@ -42,6 +53,9 @@ def rewrite(sources: Sources) -> cst.Module | None:
             source = cst.SimpleString(f'"{_input_embedding(tree, owner)}.weight"')
             pairs = [cst.DictElement(key=target, value=source.deep_clone()) for target in targets]
             changes[value] = cst.Dict(elements=pairs)
+            [mark] = statements(_MARK.lstrip("\n"), tree.module)
+            mark = mark.with_changes(leading_lines=[cst.EmptyLine(indent=False)])
+            changes[owner.body] = lambda body, mark=mark: body.with_changes(body=[*body.body, mark])
     return replace(tree.module, changes) if changes else None
 
 
@@ -89,6 +103,7 @@ RULE = Rule(
         "\n"
         "    def get_input_embeddings(self):\n"
         "        return self.model.embed_tokens\n"
+        + "".join(f"    {line}".rstrip() + "\n" for line in _MARK.splitlines())
     ),
     trf=("TRF048",),
     rewrite=rewrite,
