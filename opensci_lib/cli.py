@@ -63,6 +63,20 @@ def hotfix(
 
 
 @main.command()
+@click.option("--model_path", required=True, type=click.Path(), help="A model folder; it is run exactly as it is.")
+@click.option("--good", help="A release that is right; default: the oldest with a lock file.")
+@click.option("--bad", help="A release that is wrong; default: the newest with a lock file.")
+def bisect(model_path: str, good: str | None, bad: str | None) -> None:
+    """Find the first release whose logits, or loading, part from the good one's, and the rule that knows why."""
+    from opensci_lib.bisect import bisect
+
+    found = bisect(model_path, good, bad, report=click.echo)
+    click.echo(f"First bad release: {found.first_bad} (last good: {found.last_good})")
+    click.echo(f"There: {found.what}")
+    click.echo(f"Rules that know this: {', '.join(found.rules) or 'none'}")
+
+
+@main.command()
 @click.option("--model_path", required=True, type=click.Path(), help="A model folder.")
 @click.option("--tf_version", help="The transformers release; by default the one installed here.")
 @click.option("--prompt", default="The capital of France is", show_default=True)
@@ -92,7 +106,7 @@ def infer(
             "--attn_implementation": attn_implementation,
         }
         words = [word for option in options.items() for word in option]
-        sys.exit(kernels.run(tf_version, "-m", "opensci_lib", "infer", *words))
+        sys.exit(kernels.run(tf_version, "-m", "opensci_lib", "infer", *words).returncode)
     if find_spec("transformers") is None:
         raise OpensciError("transformers is not installed in this environment: give a release with --tf_version.")
 

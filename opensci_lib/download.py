@@ -76,7 +76,7 @@ def _build_miniature(path: Path) -> None:
     if (path / "config.json").exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    if kernels.run(REFERENCE_RELEASE, "-m", "opensci_lib.miniature.train", path):
+    if kernels.run(REFERENCE_RELEASE, "-m", "opensci_lib.miniature.train", path).returncode:
         raise OpensciError(f"Training the miniature under transformers {REFERENCE_RELEASE} failed: see above why.")
 
 

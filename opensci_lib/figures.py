@@ -77,7 +77,8 @@ def parity_matrix(parity: pd.DataFrame) -> Figure:
     worst = grouped["max_abs_diff"].max().unstack()
     releases = list(dict.fromkeys(parity["tf_version"]))
     variants = [variant for variant in COLOURS if variant in equal.index]
-    figure, [[axes]] = _figure(0.9 + 0.5 * len(variants))
+    crowded = len(releases) > 12
+    figure, [[axes]] = _figure(0.9 + (0.9 if crowded else 0.5) * len(variants))
     for row, variant in enumerate(variants):
         for column, release in enumerate(releases):
             same = equal[release].get(variant)
@@ -85,8 +86,9 @@ def parity_matrix(parity: pd.DataFrame) -> Figure:
                 continue
             axes.add_patch(_cell(column, row, EQUAL if same else DIFFERENT))
             text = "equal" if same else f"off by {worst[release][variant]:.3g}"
-            axes.text(column, row, text, ha="center", va="center", color="white", fontsize=8)
-    axes.set_xticks(range(len(releases)), releases, rotation=90 if len(releases) > 12 else 0)
+            turn = 90 if crowded else 0
+            axes.text(column, row, text, ha="center", va="center", color="white", fontsize=8, rotation=turn)
+    axes.set_xticks(range(len(releases)), releases, rotation=90 if crowded else 0)
     axes.set_yticks(range(len(variants)), variants)
     axes.set(xlim=(-0.5, len(releases) - 0.5), ylim=(len(variants) - 0.5, -0.5))
     axes.set_xlabel("transformers release")
@@ -108,8 +110,8 @@ def _parity_finding(parity: pd.DataFrame) -> str:
         rows = parity[parity["variant"] == variant]
         if len(rows):
             equal = rows.groupby("tf_version")["bitwise_equal"].all()
-            parts.append(f"{variant} equals the reference on {int(equal.sum())} of {len(equal)} releases")
-    return "; ".join(parts)
+            parts.append(f"{variant} {int(equal.sum())} of {len(equal)}")
+    return f"Releases equal to the reference, bit for bit: {', '.join(parts)}"
 
 
 def logit_difference(positions: pd.DataFrame, prompt: int) -> Figure:

@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Iterable
 from configparser import ConfigParser
 from pathlib import Path
+from typing import Any
 
 import click
 from filelock import FileLock
@@ -101,13 +102,13 @@ def build(version: str) -> Path:
     return folder / "bin" / "python"
 
 
-def run(version: str, *arguments: object) -> int:
-    """Run the Python of a release's environment, built if need be, with `arguments`; returns its exit status."""
+def run(version: str, *arguments: object, **options: Any) -> subprocess.CompletedProcess:
+    """Run the Python of a release's environment, built if need be; `options` are those of `subprocess.run`."""
     command = [python(version), *map(str, arguments)]
     # transformers copies a model's code to a cache that processes share, and another may import it half copied.
     with tempfile.TemporaryDirectory(prefix="opensci-") as modules:
         environment = {**os.environ, **_ENVIRONMENT, "HF_MODULES_CACHE": modules}
-        return subprocess.run(command, env=environment, check=False).returncode
+        return subprocess.run(command, env=environment, check=False, **options)
 
 
 def remove(version: str) -> None:

@@ -52,7 +52,7 @@ def run(variant_folder, tmp_path_factory):
     @cache
     def start(tf_version: str, variant: str) -> Run:
         output = tmp_path_factory.mktemp(f"{tf_version}-{variant}")
-        assert kernels.run(tf_version, "-c", _GENERATE, variant_folder(variant), variant, output) == 0
+        assert kernels.run(tf_version, "-c", _GENERATE, variant_folder(variant), variant, output).returncode == 0
         return Run(output)
 
     return start

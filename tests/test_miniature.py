@@ -58,6 +58,6 @@ def test_training_is_reproducible(tmp_path):
     folders = [tmp_path / "once", tmp_path / "twice"]
     train = "import sys; from opensci_lib.miniature.train import train; train(sys.argv[1], steps=3)"
     for folder in folders:
-        assert kernels.run("4.48.0", "-c", train, folder) == 0
+        assert kernels.run("4.48.0", "-c", train, folder).returncode == 0
     once, twice = ((folder / "model.safetensors").read_bytes() for folder in folders)
     assert once == twice

@@ -42,6 +42,8 @@ class Rule:
     rewrite: Callable[[Sources], cst.Module | dict[str, Any] | None]
     #: Other files that the example needs, by field of `Sources`.
     others: dict[str, str] = field(default_factory=dict)
+    #: Words in an error, or in a verdict on two runs, by which the fault is known.
+    signs: tuple[str, ...] = ()
 
 
 @cache

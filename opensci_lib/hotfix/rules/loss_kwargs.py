@@ -97,5 +97,6 @@ RULE = Rule(
         "    from transformers.utils import TransformersKwargs as LossKwargs\n"
     ),
     trf=(),
+    signs=("LossKwargs", "TransformersKwargs"),
     rewrite=rewrite,
 )

@@ -200,5 +200,6 @@ RULE = Rule(
         "        pass\n"
     ),
     trf=("TRF018",),
+    signs=("inv_freq holds",),
     rewrite=rewrite,
 )

@@ -98,5 +98,6 @@ RULE = Rule(
         + "".join(f"    {line}".rstrip() + "\n" for line in _METHOD.format(torch="torch").splitlines())
     ),
     trf=(),
+    signs=("KeyError: 'default'",),
     rewrite=rewrite,
 )

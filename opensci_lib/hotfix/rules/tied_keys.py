@@ -106,5 +106,6 @@ RULE = Rule(
         + "".join(f"    {line}".rstrip() + "\n" for line in _MARK.splitlines())
     ),
     trf=("TRF048",),
+    signs=("'list' object has no attribute 'keys'",),
     rewrite=rewrite,
 )
