@@ -2,39 +2,60 @@
 # kernel environments, model, hotfix, one papermill run per release and variant, summary, HTML.
 #
 #   uv run snakemake                                                       everything, on the built-in model
-#   uv run snakemake --config model=ORG/NAME 'tf_versions=["4.48.0","5.23.0"]'
+#   uv run snakemake --config models=ORG/NAME 'tf_versions=["4.48.0","5.23.0"]'
 
 import json
+import re
 from shlex import quote
 
 from opensci_lib.kernels import marker
-from opensci_lib.variants import VARIANTS, model_name, releases_and_variants
+from opensci_lib.variants import VARIANTS, model_and_revision, model_name, releases_and_variants
 
 
 configfile: "config.yaml"
 
 
-MODEL = config["model"]
-REVISION = config["revision"] or None
-OUT = f"outputs/{model_name(MODEL, REVISION)}"
+LISTED = [config["models"]] if isinstance(config["models"], str) else config["models"]
+MODELS = {model_name(*pair): pair for pair in map(model_and_revision, LISTED)}
+OUT = "outputs/{model}"
 REFERENCE = "4.48.0"
 RUNS = [f"{release}/{variant}" for release, variant in releases_and_variants([REFERENCE, *config["tf_versions"]])]
 
 
-def papermill_parameters(**parameters):
-    """JSON is YAML: one quoted argument for `papermill -y` carries strings, lists and nulls unharmed."""
-    return quote(json.dumps(parameters))
+THIS_RUN = {
+    "model": lambda wildcards: MODELS[wildcards.model][0],
+    "revision": lambda wildcards: MODELS[wildcards.model][1],
+    "tf_version": lambda wildcards: wildcards.tf_version,
+}
+
+
+def parameters(**values):
+    """What `papermill -y` is given: JSON is YAML, so one quoted argument carries strings, lists and nulls unharmed.
+
+    A value may be a function of the wildcards.
+    """
+    return lambda wildcards: quote(
+        json.dumps({key: value(wildcards) if callable(value) else value for key, value in values.items()})
+    )
+
+
+def folder(path, remove=False):
+    """A model folder: no input or output of its own where weights are kept, so that a broken download can go on."""
+    if config["keep_weights"]:
+        return []
+    return temp(directory(path)) if remove else path
 
 
 wildcard_constraints:
+    model="|".join(map(re.escape, MODELS)),
     tf_version=r"[\d.]+",
     variant="|".join(VARIANTS),
 
 
 rule all:
     input:
-        f"{OUT}/summary.html",
-        expand(f"{OUT}/{{run}}/infer.html", run=RUNS),
+        expand(f"{OUT}/summary.html", model=MODELS),
+        expand(f"{OUT}/{{run}}/infer.html", model=MODELS, run=RUNS),
 
 
 rule kernel:
@@ -50,47 +71,46 @@ rule download:
     input:
         marker(REFERENCE),
     output:
-        f"{OUT}/original.json",
+        record=f"{OUT}/original.json",
+        folder=folder(f"{OUT}/original", remove=True),
     params:
-        model=quote(MODEL),
-        revision=f"--revision {quote(REVISION)}" if REVISION else "",
+        model=lambda wildcards: quote(MODELS[wildcards.model][0]),
+        revision=lambda wildcards: f"--revision {quote(revision)}" if (revision := MODELS[wildcards.model][1]) else "",
     shell:
-        "opensci download {params.model} {params.revision} --local_dir {OUT}/original"
-        " && cp {OUT}/original/download.json {output}"
+        "opensci download {params.model} {params.revision} --local_dir outputs/{wildcards.model}/original"
+        " && cp outputs/{wildcards.model}/original/download.json {output.record}"
 
 
 rule hotfix:
     input:
         f"{OUT}/original.json",
+        folder(f"{OUT}/original"),
     output:
-        f"{OUT}/{{variant}}.json",
+        record=f"{OUT}/{{variant}}.json",
+        folder=folder(f"{OUT}/{{variant}}", remove=True),
     params:
         rules=lambda wildcards: f"--rules {','.join(rules)}" if (rules := VARIANTS[wildcards.variant]) else "",
+        folder=f"{OUT}/{{variant}}",
     shell:
-        "opensci hotfix --src_dir {OUT}/original --dst_dir {OUT}/{wildcards.variant} {params.rules}"
-        " && cp {OUT}/{wildcards.variant}/hotfix.json {output}"
+        "opensci hotfix --src_dir outputs/{wildcards.model}/original --dst_dir {params.folder} {params.rules}"
+        " && cp {params.folder}/hotfix.json {output.record}"
 
 
 rule infer:
     input:
         notebook="notebooks/infer.ipynb",
         kernel=marker("{tf_version}"),
-        folder=f"{OUT}/{{variant}}.json",
+        record=f"{OUT}/{{variant}}.json",
+        folders=[folder(f"{OUT}/original"), folder(f"{OUT}/{{variant}}")],
     output:
         notebook=f"{OUT}/{{tf_version}}/{{variant}}/infer.ipynb",
         capture=f"{OUT}/{{tf_version}}/{{variant}}/capture.safetensors",
         record=f"{OUT}/{{tf_version}}/{{variant}}/run.json",
     params:
-        lambda wildcards: papermill_parameters(
-            tf_version=wildcards.tf_version,
-            model=MODEL,
-            revision=REVISION,
-            variant=wildcards.variant,
-            prompts=config["prompts"],
-            dtype=config["dtype"],
-            device=config["device"],
-            attn_implementation=config["attn_implementation"],
-            max_new_tokens=config["max_new_tokens"],
+        parameters(
+            **THIS_RUN,
+            variant=lambda wildcards: wildcards.variant,
+            **{key: config[key] for key in ("prompts", "dtype", "device", "attn_implementation", "max_new_tokens")},
         ),
     shell:
         "papermill {input.notebook} {output.notebook} -y {params}"
@@ -98,15 +118,15 @@ rule infer:
 
 rule summary:
     input:
-        runs=expand(f"{OUT}/{{run}}/run.json", run=RUNS),
-        captures=expand(f"{OUT}/{{run}}/capture.safetensors", run=RUNS),
+        runs=expand(f"{OUT}/{{run}}/run.json", run=RUNS, allow_missing=True),
+        captures=expand(f"{OUT}/{{run}}/capture.safetensors", run=RUNS, allow_missing=True),
         notebook="notebooks/summary.ipynb",
     output:
         notebook=f"{OUT}/summary.ipynb",
         parity=f"{OUT}/parity.csv",
         positions=f"{OUT}/positions.csv",
     params:
-        papermill_parameters(output_dir=OUT, runs=RUNS, reference=f"{REFERENCE}/original"),
+        parameters(output_dir=lambda wildcards: f"outputs/{wildcards.model}", runs=RUNS, reference=f"{REFERENCE}/original"),
     shell:
         "papermill {input.notebook} {output.notebook} -y {params}"
 

@@ -24,6 +24,12 @@ def model_name(model: str, revision: str | None = None) -> str:
     return f"{name}@{revision}" if revision else name
 
 
+def model_and_revision(name: str) -> tuple[str, str | None]:
+    """Split "org/name@revision", as `config.yaml` lists models, into model and revision (None where none is given)."""
+    model, _, revision = (name, "", "") if Path(name).exists() else name.partition("@")
+    return model, revision or None
+
+
 def prepare(model: str, variant: str, revision: str | None = None) -> Path:
     """Return a folder of `model` in the state `variant`, ready to load in this process.
 

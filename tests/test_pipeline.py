@@ -43,10 +43,11 @@ def test_the_default_run_covers_every_default_release():
 
 
 def test_the_command_line_changes_releases_and_model():
-    config = ["--config", 'tf_versions=["5.12.1"]', "model=org/name", "revision=iter_0002000"]
+    config = ["--config", 'tf_versions=["5.12.1"]', "models=[org/name@iter_0002000, org/other]"]
     planned = call("snakemake", "--summary", *config).stdout
     assert "outputs/org--name@iter_0002000/5.12.1/fixed/infer.html" in planned
     assert "outputs/org--name@iter_0002000/4.48.0/original/infer.html" in planned  # the reference is always there
+    assert "outputs/org--other/5.12.1/fixed/infer.html" in planned
     assert "5.23.0" not in planned
 
 
