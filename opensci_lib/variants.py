@@ -25,7 +25,7 @@ def model_name(model: str, revision: str | None = None) -> str:
 
 
 def model_and_revision(name: str) -> tuple[str, str | None]:
-    """Split "org/name@revision", as `config.yaml` lists models, into model and revision (None where none is given)."""
+    """Split "org/name@revision", as `config.yaml` lists models, into model and revision (None for the main branch)."""
     model, _, revision = (name, "", "") if Path(name).exists() else name.partition("@")
     return model, revision or None
 
