@@ -8,7 +8,7 @@ import json
 import re
 from shlex import quote
 
-from opensci_lib.kernels import marker
+from opensci_lib.kernels import available, marker
 from opensci_lib.variants import VARIANTS, model_and_revision, model_name, releases_and_variants
 
 
@@ -19,7 +19,8 @@ LISTED = [config["models"]] if isinstance(config["models"], str) else config["mo
 MODELS = {model_name(*pair): pair for pair in map(model_and_revision, LISTED)}
 OUT = "outputs/{model}"
 REFERENCE = "4.48.0"
-RUNS = [f"{release}/{variant}" for release, variant in releases_and_variants([REFERENCE, *config["tf_versions"]])]
+RELEASES = list(dict.fromkeys([REFERENCE, *config["tf_versions"]]))
+RUNS = [f"{release}/{variant}" for release, variant in releases_and_variants(RELEASES)]
 
 
 THIS_RUN = {
@@ -46,6 +47,13 @@ def folder(path, remove=False):
     return temp(directory(path)) if remove else path
 
 
+def compat_releases(wildcards):
+    """The releases in the compatibility matrix: this run's, all locked ones for `snakemake compat`, and those there."""
+    every = available() if "compat" in workflow.dag_settings.targets else []
+    done = glob_wildcards(f"outputs/{wildcards.model}/{{tf_version}}/compat.json").tf_version
+    return sorted({*RELEASES, *every, *done}, key=lambda release: [int(part) for part in release.split(".")])
+
+
 wildcard_constraints:
     model="|".join(map(re.escape, MODELS)),
     tf_version=r"[\d.]+",
@@ -56,6 +64,13 @@ rule all:
     input:
         expand(f"{OUT}/summary.html", model=MODELS),
         expand(f"{OUT}/{{run}}/infer.html", model=MODELS, run=RUNS),
+        expand(f"{OUT}/{{tf_version}}/compat.html", model=MODELS, tf_version=RELEASES),
+
+
+rule compat:
+    input:
+        expand(f"{OUT}/summary.html", model=MODELS),
+        expand(f"{OUT}/{{tf_version}}/compat.html", model=MODELS, tf_version=available()),
 
 
 rule kernel:
@@ -116,8 +131,24 @@ rule infer:
         "papermill {input.notebook} {output.notebook} -y {params}"
 
 
+rule features:
+    input:
+        notebook="notebooks/compat.ipynb",
+        kernels=[marker(REFERENCE), marker("{tf_version}")],
+        records=expand(f"{OUT}/{{variant}}.json", variant=VARIANTS, allow_missing=True),
+        folders=[folder(f"{OUT}/{variant}") for variant in VARIANTS],
+    output:
+        notebook=f"{OUT}/{{tf_version}}/compat.ipynb",
+        results=f"{OUT}/{{tf_version}}/compat.json",
+    params:
+        parameters(**THIS_RUN),
+    shell:
+        "papermill {input.notebook} {output.notebook} -y {params}"
+
+
 rule summary:
     input:
+        compat=lambda wildcards: expand(f"{OUT}/{{tf_version}}/compat.json", tf_version=compat_releases(wildcards), **wildcards),
         runs=expand(f"{OUT}/{{run}}/run.json", run=RUNS, allow_missing=True),
         captures=expand(f"{OUT}/{{run}}/capture.safetensors", run=RUNS, allow_missing=True),
         notebook="notebooks/summary.ipynb",
@@ -125,6 +156,7 @@ rule summary:
         notebook=f"{OUT}/summary.ipynb",
         parity=f"{OUT}/parity.csv",
         positions=f"{OUT}/positions.csv",
+        compat=f"{OUT}/compat.csv",
     params:
         parameters(output_dir=lambda wildcards: f"outputs/{wildcards.model}", runs=RUNS, reference=f"{REFERENCE}/original"),
     shell:

@@ -199,3 +199,39 @@ def divergence_map(reference: Run, run: Run, prompt: int) -> Figure:
         fontsize=10,
     )
     return figure
+
+
+def compat_matrix(compat: pd.DataFrame) -> Figure:
+    """Draw what the fixed folder does: releases across, features by group down (the rows of `compat.csv`)."""
+    fixed = compat[compat["variant"] == "fixed"]
+    table = fixed.pivot_table(
+        index=["group", "feature"], columns="tf_version", values="result", aggfunc="first", sort=False
+    )
+    # 0 fails, 1 unsupported by the release, 2 ok; what was not run stays blank
+    codes = table.replace({"fails": 0.0, "unsupported by this release": 1.0, "ok": 2.0}).astype(float)
+    figure, [[axes]] = _figure(1.6 + 0.165 * len(codes))
+    axes.imshow(codes, aspect="auto", cmap=ListedColormap([DIFFERENT, "#DDDDDD", EQUAL]), vmin=0, vmax=2)
+    for row, column in np.argwhere(codes.to_numpy() < 2):
+        axes.text(column, row, "x" if codes.iloc[row, column] == 0 else "-", ha="center", va="center", fontsize=7)
+    axes.set_xticks(range(codes.shape[1]), codes.columns, rotation=90, fontsize=8)
+    axes.set_yticks(range(len(codes)), [feature for _, feature in codes.index], fontsize=7)
+    groups = [group for group, _ in codes.index]
+    starts = [row for row, group in enumerate(groups) if row == 0 or groups[row - 1] != group]
+    for start, end in zip(starts, [*starts[1:], len(groups)], strict=True):
+        axes.axhline(start - 0.5, color="white", linewidth=3)
+        axes.annotate(
+            groups[start], (1.01, (start + end - 1) / 2), xycoords=("axes fraction", "data"), va="center", fontsize=8
+        )
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel(
+        "transformers release   (blue: ok; - grey: native decoders of the release cannot either; x orange: fails)"
+    )
+    failed, unsupported = int((codes == 0).sum(axis=None)), int((codes == 1).sum(axis=None))
+    verdict = f"{failed} checks fail" if failed else "nothing fails"
+    axes.set_title(
+        f"{len(codes)} features on {codes.shape[1]} releases: {verdict}, {unsupported} unsupported",
+        loc="left",
+        fontsize=11,
+    )
+    return figure

@@ -67,6 +67,13 @@ def check_release(tf_version: str | None) -> None:
         )
 
 
+def dtype_argument() -> str:
+    """Return what `from_pretrained` calls the dtype on this release: `torch_dtype` became `dtype` in 4.56."""
+    from transformers import PretrainedConfig
+
+    return "dtype" if hasattr(PretrainedConfig(), "dtype") else "torch_dtype"
+
+
 def load(
     model_path: Path | str,
     dtype: str = "auto",
@@ -91,19 +98,17 @@ def load(
 
     import torch
     import transformers
-    from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    # `torch_dtype` became `dtype` in 4.56, in the configuration's attributes and in this argument.
-    dtype_argument = "dtype" if hasattr(PretrainedConfig(), "dtype") else "torch_dtype"
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
         model = AutoModelForCausalLM.from_pretrained(
             folder,
             trust_remote_code=True,
             attn_implementation=attn_implementation,
-            **{dtype_argument: dtype if dtype == "auto" else getattr(torch, dtype)},
+            **{dtype_argument(): dtype if dtype == "auto" else getattr(torch, dtype)},
         )
         model = model.to(device)
     except (ImportError, KeyError, AttributeError, TypeError, ValueError, RuntimeError) as error:

@@ -25,39 +25,52 @@ def model_name(model: str, revision: str | None = None) -> str:
 
 
 def model_and_revision(name: str) -> tuple[str, str | None]:
-    """Split "org/name@revision", as `config.yaml` lists models, into model and revision (None for the main branch)."""
+    """Split "org/name@revision", as `config.yaml` lists models; no revision is None."""
     model, _, revision = (name, "", "") if Path(name).exists() else name.partition("@")
     return model, revision or None
 
 
-def prepare(model: str, variant: str, revision: str | None = None) -> Path:
-    """Return a folder of `model` in the state `variant`, ready to load in this process.
+def model_folder(model: str, revision: str | None = None) -> Path:
+    """Return where everything about a model goes: `outputs/<model>`."""
+    return project.OUTPUTS / model_name(model, revision)
 
-    Finds or downloads the model to `outputs/<model>/original`, hotfixes it to its sibling where the
-    variant asks for it, and applies the shim for "original".
+
+def variant_folder(model: str, variant: str, revision: str | None = None) -> Path:
+    """Return a folder of `model` in the state `variant`.
+
+    Finds or downloads the model to `outputs/<model>/original`, and hotfixes it to its sibling where the
+    variant asks for it.
     """
     if variant not in VARIANTS:
         raise OpensciError(f"Unknown variant {variant!r}: choose one of {', '.join(VARIANTS)}.")
-    folder = project.OUTPUTS / model_name(model, revision)
+    folder = model_folder(model, revision)
     original = download(model, revision, folder / "original").path
     if variant == "original":
-        shim.apply()
         return Path(original)
     return Path(hotfix(original, folder / variant, rules=VARIANTS[variant]).dst_dir)
 
 
+def prepare(model: str, variant: str, revision: str | None = None) -> Path:
+    """Return `variant_folder`, ready to load in this process: applies the shim for "original"."""
+    folder = variant_folder(model, variant, revision)
+    if variant == "original":
+        shim.apply()
+    return folder
+
+
 def provenance(model: str, revision: str | None, variant: str) -> dict[str, str | None]:
     """Return what a prepared model is: `model`, `revision`, the Hub `commit` (None elsewhere) and `variant`."""
-    found = download(model, revision, project.OUTPUTS / model_name(model, revision) / "original")
+    found = download(model, revision, model_folder(model, revision) / "original")
     return {"model": model, "revision": revision, "commit": found.commit, "variant": variant}
 
 
-def run_folder(model: str, revision: str | None, variant: str, output_dir: Path | str | None = None) -> Path:
-    """Make and return where a run's results go: `outputs/<model>/<tf_version>/<variant>`, or `output_dir`."""
+def run_folder(
+    model: str, revision: str | None, variant: str | None = None, output_dir: Path | str | None = None
+) -> Path:
+    """Make and return where results go: `outputs/<model>/<tf_version>[/<variant>]`, or `output_dir`."""
     import transformers
 
-    default = project.OUTPUTS / model_name(model, revision) / transformers.__version__ / variant
-    folder = Path(output_dir or default)
+    folder = Path(output_dir or model_folder(model, revision) / transformers.__version__ / (variant or ""))
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

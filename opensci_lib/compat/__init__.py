@@ -1,0 +1,128 @@
+"""Which features of transformers a model folder serves on the release that runs this.
+
+Each function in `features/` checks one of them against an independent expectation. What fails for the model is put to
+native decoders of the same release too: "unsupported by this release" is only what none of them can do.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from opensci_lib.compat.case import Case
+
+#: The modules of `features/`, in the order in which a matrix shows them.
+GROUPS = (
+    "weights", "logits", "rope", "generation", "forward", "auto",
+    "saving", "training", "shapes", "attention", "messages", "tokenizer",
+)  # fmt: skip
+OK, FAILS, UNSUPPORTED = "ok", "fails", "unsupported by this release"
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One feature: `check` raises when the case that it is given doesn't have it."""
+
+    group: str
+    name: str
+    basic: bool  # also asked of a folder that is only meant to load
+    check: Callable[[Case], None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one feature: a row of `compat.json`; `error` is one line, empty where all is well."""
+
+    group: str
+    feature: str
+    result: str
+    seconds: float
+    error: str
+
+
+_FEATURES: list[Feature] = []
+
+
+def feature(name: str, basic: bool = False) -> Callable[[Callable[[Case], None]], Callable[[Case], None]]:
+    """Register the function below as the check of a feature; its group is what its module is called."""
+
+    def register(check: Callable[[Case], None]) -> Callable[[Case], None]:
+        _FEATURES.append(Feature(check.__module__.rpartition(".")[2], name, basic, check))
+        return check
+
+    return register
+
+
+def all_features() -> list[Feature]:
+    """Return the features of all groups, in order."""
+    for group in GROUPS:
+        import_module(f"opensci_lib.compat.features.{group}")
+    return _FEATURES
+
+
+def check(folder: Path | str, reference: Path | str, basic: bool = False) -> list[Result]:
+    """Check every feature of a model folder on this release, or only the basic ones.
+
+    Args:
+        folder: the model folder, run as it is.
+        reference: what `opensci_lib.compat.reference` wrote for this model under 4.48.0.
+        basic: only whether it loads and computes right.
+
+    """
+    from opensci_lib.compat import native
+    from opensci_lib.compat.case import Case, surroundings
+
+    results = []
+    with tempfile.TemporaryDirectory(prefix="opensci-") as work, surroundings():
+        case = Case(Path(folder), Path(work) / "model", reference=Path(reference))
+        for feature in tqdm([feature for feature in all_features() if feature.basic or not basic], "features"):
+            begun = time.perf_counter()
+            result, error = OK, _error(feature, case)
+            if error:
+                # The judges: what a decoder of the release itself can't do either is no fault of this model.
+                judges = {name: _error(feature, judge) for name, judge in native.cases(Path(work)).items()}
+                result = UNSUPPORTED if all(judges.values()) else FAILS
+                error = " | ".join([error, *(f"{name}: {text}" for name, text in judges.items() if text)])
+            seconds = round(time.perf_counter() - begun, 2)
+            results.append(Result(feature.group, feature.name, result, seconds, error))
+    return results
+
+
+def save(results: dict[str, list[Result]], path: Path | str) -> None:
+    """Write {variant: results} with this release and the time taken as `compat.json`."""
+    from importlib.metadata import version
+
+    from opensci_lib.model_folder import write_json
+
+    rows = [{"variant": variant, **asdict(result)} for variant, checked in results.items() for result in checked]
+    write_json(Path(path), {"tf_version": version("transformers"), "torch": version("torch"), "results": rows})
+
+
+def gather(paths: list[Path]) -> pd.DataFrame:
+    """Return the rows of several `compat.json`, with `tf_version` before them, releases ascending."""
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    records.sort(key=lambda record: [int(part) for part in record["tf_version"].split(".")])
+    return pd.DataFrame(
+        [{"tf_version": record["tf_version"], **row} for record in records for row in record["results"]]
+    )
+
+
+def _error(feature: Feature, case: Case) -> str:
+    """Return why `case` doesn't have the feature, in one line, or nothing where it does."""
+    try:
+        with case.fresh():
+            feature.check(case)
+    except Exception as error:  # whatever it is, it is this check's outcome and goes to the table
+        line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        return f"{type(error).__name__}: {line}"[:300]
+    return ""

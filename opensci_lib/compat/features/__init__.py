@@ -1,0 +1,1 @@
+"""The checks, one group of features a file."""
