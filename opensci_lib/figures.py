@@ -224,9 +224,7 @@ def compat_matrix(compat: pd.DataFrame) -> Figure:
         )
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    axes.set_xlabel(
-        "transformers release   (blue: ok; - grey: native decoders of the release cannot either; x orange: fails)"
-    )
+    axes.set_xlabel("transformers release\nblue: ok; - grey: native decoders cannot either; x orange: fails")
     failed, unsupported = int((codes == 0).sum(axis=None)), int((codes == 1).sum(axis=None))
     verdict = f"{failed} checks fail" if failed else "nothing fails"
     axes.set_title(
@@ -234,4 +232,91 @@ def compat_matrix(compat: pd.DataFrame) -> Figure:
         loc="left",
         fontsize=11,
     )
+    return figure
+
+
+def score_differences(table: pd.DataFrame) -> Figure:
+    """Draw a forest plot: each run's score minus the reference's, with its 95 % interval, one panel a task."""
+    tasks = table.groupby("task", sort=False)
+    runs = list(dict.fromkeys(zip(table["tf_version"], table["variant"], strict=True)))
+    figure, [panels] = _figure(1.5 + 0.22 * len(runs), 1, len(tasks), sharey=True)
+    for axes, (task, rows) in zip(panels, tasks, strict=True):
+        for row in rows.itertuples():
+            place, colour = runs.index((row.tf_version, row.variant)), COLOURS[row.variant]
+            if row.equal:
+                axes.plot(0, place, "D", color=colour, markersize=5)
+            else:
+                error = [[row.difference - row.low], [row.high - row.difference]]
+                axes.errorbar(row.difference, place, xerr=error, fmt="o", color=colour, capsize=3, markersize=4)
+        axes.axvline(0, color="#999999", linewidth=0.8, zorder=0)
+        axes.set_title(
+            f"{task}\n({rows['items'].iloc[0]} {'tokens' if rows['metric'].iloc[0] != 'accuracy' else 'items'})",
+            fontsize=9,
+        )
+        axes.set_xlabel(f"difference in {rows['metric'].iloc[0]}", fontsize=8)
+        axes.margins(x=0.15)
+    panels[0].set_yticks(range(len(runs)), [f"{release} {variant}" for release, variant in runs], fontsize=8)
+    panels[0].invert_yaxis()
+    equal = sum(rows["equal"].all() for _, rows in table.groupby(["tf_version", "variant"]))
+    figure.suptitle(
+        f"{equal} of {len(runs)} runs score exactly what the reference scores (diamonds: equal bit for bit)",
+        fontsize=11,
+        x=0.01,
+        ha="left",
+    )
+    return figure
+
+
+def likelihood_scatter(reference: pd.DataFrame, runs: dict[tuple[str, str], pd.DataFrame]) -> Figure:
+    """Draw log-likelihoods of the runs, by (release, variant), against the reference's, a panel a variant."""
+    variants = list(dict.fromkeys(variant for _, variant in runs))
+    figure, [panels] = _figure(3.6, 1, len(variants), sharex=True, sharey=True)
+    x = np.concatenate(reference["loglikelihoods"].map(np.asarray).to_list())
+    off = 0
+    for axes, variant in zip(panels, variants, strict=True):
+        of = {release: rows for (release, its), rows in runs.items() if its == variant}
+        changed = total = 0
+        for rows in of.values():
+            y = np.concatenate(rows["loglikelihoods"].map(np.asarray).to_list())
+            axes.plot(x, y, ".", color=COLOURS[variant], markersize=2, alpha=0.5)
+            changed, total = changed + int((x != y).sum()), total + len(y)
+        axes.axline((0, 0), slope=1, color="#999999", linewidth=0.8, zorder=0)
+        axes.set_title(f"{variant}: {changed} of {total} differ", fontsize=10)
+        axes.set_xlabel("reference (nats)")
+        off += changed > 0
+    panels[0].set_ylabel("log-likelihood (nats)")
+    figure.suptitle(
+        f"Log-likelihoods lie on the diagonal, exactly, in {len(variants) - off} of {len(variants)} variants",
+        fontsize=11,
+        x=0.01,
+        ha="left",
+    )
+    return figure
+
+
+def perplexity_by_position(runs: dict[tuple[str, str], pd.DataFrame], bin_size: int = 16) -> Figure:
+    """Draw exp of the mean -log p of tokens by their position in the text, for each run, in bins of positions."""
+    figure, [[axes]] = _figure(3.4)
+    overall = {}
+    for (release, variant), positions in runs.items():
+        overall.setdefault(variant, []).append(float(np.exp(positions["nats"].mean())))
+        binned = np.exp(positions.groupby(positions["position"] // bin_size)["nats"].mean())
+        label = variant if len(overall[variant]) == 1 else None
+        wide = {"original": 4.0, "fixed": 1.5, "minimal": 1.0}[variant]  # original and fixed lie on each other
+        axes.plot(binned.index * bin_size, binned, color=COLOURS[variant], linewidth=wide, label=label)
+        if variant == "minimal":
+            axes.annotate(
+                release,
+                (binned.index[-1] * bin_size, binned.iloc[-1]),
+                fontsize=7,
+                xytext=(3, 0),
+                textcoords="offset points",
+            )
+    axes.set(xlabel="position in the text (tokens)", ylabel="perplexity per token", yscale="log")
+    axes.legend()
+    spans = [
+        f"{variant} {min(values):.4g}" + (f" to {max(values):.4g}" if min(values) != max(values) else "")
+        for variant, values in overall.items()
+    ]
+    axes.set_title(f"Perplexity of unread prose: {', '.join(spans)}", loc="left", fontsize=11)
     return figure

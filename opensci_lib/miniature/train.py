@@ -19,9 +19,9 @@ from opensci_lib.model_folder import appearing, write_json
 
 _END = "<|endoftext|>"
 _HERE = Path(__file__).parent
-_STEPS = 240
-_FACT_LENGTH, _PROSE_LENGTH = 40, 448  # tokens a row
-_LEARNING_RATE = 4e-3
+_STEPS = 300
+_FACT_LENGTH, _PROSE_LENGTH = 32, 448  # tokens a row
+_LEARNING_RATE = 3e-3
 
 _CONFIG = {
     "architectures": ["OpensciForCausalLM"],
@@ -59,7 +59,9 @@ _CONFIG = {
 
 
 def train(dst: Path | str, steps: int = _STEPS) -> Path:
-    """Train the model and write its folder, whole or not at all. The same threads give the same weights."""
+    """Train the model and write its folder, whole or not at all. Twice gives the same weights."""
+    # More threads sum in another order, and after hundreds of steps that is another model.
+    torch.set_num_threads(1)
     with appearing(Path(dst)) as folder:
         tokenizer = _write_code_and_tokenizer(folder)
         model = _fit(folder, tokenizer, steps)
@@ -121,7 +123,7 @@ def _fit(folder: Path, tokenizer: Tokenizer, steps: int) -> torch.nn.Module:
     model.train()
     progress = tqdm(range(steps), "training the miniature", unit="step")
     for _ in progress:
-        batches = [torch.tensor([row() for _ in range(rows)]) for row, rows in ((fact_row, 16), (prose_row, 2))]
+        batches = [torch.tensor([row() for _ in range(rows)]) for row, rows in ((fact_row, 32), (prose_row, 2))]
         loss = torch.stack([model(input_ids=ids, labels=ids).loss for ids in batches]).sum()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
