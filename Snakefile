@@ -62,15 +62,17 @@ wildcard_constraints:
 
 rule all:
     input:
-        expand(f"{OUT}/summary.html", model=MODELS),
-        expand(f"{OUT}/{{run}}/infer.html", model=MODELS, run=RUNS),
-        expand(f"{OUT}/{{tf_version}}/compat.html", model=MODELS, tf_version=RELEASES),
+        expand(f"{OUT}/index.html", model=MODELS),
+
+
+rule evaluation:
+    input:
+        expand(f"{OUT}/evaluation.html", model=MODELS),
 
 
 rule compat:
     input:
-        expand(f"{OUT}/summary.html", model=MODELS),
-        expand(f"{OUT}/{{tf_version}}/compat.html", model=MODELS, tf_version=available()),
+        expand(f"{OUT}/index.html", model=MODELS),
 
 
 rule kernel:
@@ -146,6 +148,37 @@ rule features:
         "papermill {input.notebook} {output.notebook} -y {params}"
 
 
+rule layer:
+    input:
+        branch(exists("environments/evaluation-{tf_version}.txt"), "environments/evaluation-{tf_version}.txt"),
+        marker("{tf_version}"),
+    output:
+        marker("{tf_version}", "evaluation"),
+    shell:
+        "opensci kernels build {wildcards.tf_version} --layer evaluation"
+
+
+rule evaluate:
+    input:
+        notebook="notebooks/evaluate.ipynb",
+        layer=marker("{tf_version}", "evaluation"),
+        record=f"{OUT}/{{variant}}.json",
+        folders=[folder(f"{OUT}/original"), folder(f"{OUT}/{{variant}}")],
+    output:
+        notebook=f"{OUT}/{{tf_version}}/{{variant}}/evaluate.ipynb",
+        results=f"{OUT}/{{tf_version}}/{{variant}}/eval.json",
+        samples=f"{OUT}/{{tf_version}}/{{variant}}/samples.parquet",
+        positions=f"{OUT}/{{tf_version}}/{{variant}}/positions.parquet",
+    params:
+        parameters(
+            **THIS_RUN,
+            variant=lambda wildcards: wildcards.variant,
+            **{key: config[key] for key in ("tasks", "num_fewshot", "limit", "batch_size", "dtype", "device")},
+        ),
+    shell:
+        "papermill {input.notebook} {output.notebook} -y {params}"
+
+
 rule summary:
     input:
         compat=lambda wildcards: expand(f"{OUT}/{{tf_version}}/compat.json", tf_version=compat_releases(wildcards), **wildcards),
@@ -161,6 +194,33 @@ rule summary:
         parameters(output_dir=lambda wildcards: f"outputs/{wildcards.model}", runs=RUNS, reference=f"{REFERENCE}/original"),
     shell:
         "papermill {input.notebook} {output.notebook} -y {params}"
+
+
+rule evaluation_report:
+    input:
+        results=expand(f"{OUT}/{{run}}/eval.json", run=RUNS, allow_missing=True),
+        notebook="notebooks/evaluation_report.ipynb",
+    output:
+        notebook=f"{OUT}/evaluation.ipynb",
+        scores=f"{OUT}/evaluation.csv",
+        changed=f"{OUT}/changed_items.csv",
+    params:
+        parameters(output_dir=lambda wildcards: f"outputs/{wildcards.model}", runs=RUNS, reference=f"{REFERENCE}/original"),
+    shell:
+        "papermill {input.notebook} {output.notebook} -y {params}"
+
+
+rule index:
+    input:
+        reports=[f"{OUT}/summary.html", f"{OUT}/evaluation.html"],
+        notebooks=expand(f"{OUT}/{{run}}/{{notebook}}.html", run=RUNS, notebook=["infer", "evaluate"], allow_missing=True),
+        features=lambda wildcards: expand(
+            f"{OUT}/{{tf_version}}/compat.html", tf_version=compat_releases(wildcards), **wildcards
+        ),
+    output:
+        f"{OUT}/index.html",
+    shell:
+        "opensci index --output_dir outputs/{wildcards.model}"
 
 
 rule html:

@@ -17,13 +17,26 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("model")
+@click.argument("model", required=False)
 @click.option("--revision", help="A branch, tag or commit on the Hub.")
 @click.option("--local_dir", type=click.Path(), help="Where to put it instead of the Hub's cache.")
-def download(model: str, revision: str | None, local_dir: str | None) -> None:
+@click.option("--tasks", help="Bring the datasets of these evaluation tasks instead, with commas: open-sci-0.01, …")
+def download(model: str | None, revision: str | None, local_dir: str | None, tasks: str | None) -> None:
     """Bring MODEL to this machine: a Hub id, a local folder, or `miniature`, which is trained here."""
+    from opensci_lib import kernels
     from opensci_lib.download import download
 
+    if tasks is not None:
+        if find_spec("lm_eval") is None:  # outside the layer: as with `infer`, in a kernel environment
+            release = kernels.available()[-1]
+            kernels.build(release, "evaluation")
+            sys.exit(kernels.run(release, "-m", "opensci_lib", "download", "--tasks", tasks).returncode)
+        from opensci_lib.evaluate import fetch
+
+        click.echo(f"Here: {', '.join(fetch(tasks.split(',')))}")
+        return
+    if model is None:
+        raise click.UsageError("Give a MODEL, or --tasks for the datasets of an evaluation.")
     found = download(model, revision, local_dir)
     click.echo(f"{found.path}" + (f" (commit {found.commit})" if found.commit else ""))
 
@@ -129,6 +142,15 @@ def infer(
     click.echo(run.completions[0])
 
 
+@main.command()
+@click.option("--output_dir", required=True, type=click.Path(), help="A model's folder of results, outputs/<model>.")
+def index(output_dir: str) -> None:
+    """Write the page that links a model's reports, notebooks and data."""
+    from opensci_lib.index import index
+
+    click.echo(index(output_dir))
+
+
 @main.group()
 def kernels() -> None:
     """Environments and Jupyter kernels, one for each transformers release."""
@@ -136,12 +158,13 @@ def kernels() -> None:
 
 @kernels.command()
 @click.argument("versions", metavar="VERSION...", nargs=-1, required=True)
-def build(versions: tuple[str, ...]) -> None:
+@click.option("--layer", help="Also install a layer: evaluation, for lm-evaluation-harness.")
+def build(versions: tuple[str, ...], layer: str | None) -> None:
     """Build the environments of these releases and register their kernels."""
     from opensci_lib import kernels
 
     for version in versions:
-        click.echo(kernels.build(version))
+        click.echo(kernels.build(version, layer))
 
 
 @kernels.command("list")

@@ -52,7 +52,7 @@ class TransformersEngine(NBClientEngine):
         prefix = kernels.kernel_name("")
         if kernel_name.startswith(prefix):
             version = kernel_name.removeprefix(prefix)
-            kernels.build(version)
+            kernels.build(version, nb.metadata.get("opensci", {}).get("layer"))
             nb.metadata.kernelspec = {
                 "name": kernel_name,
                 "display_name": kernels.display_name(version),

@@ -237,23 +237,21 @@ def compat_matrix(compat: pd.DataFrame) -> Figure:
 
 def score_differences(table: pd.DataFrame) -> Figure:
     """Draw a forest plot: each run's score minus the reference's, with its 95 % interval, one panel a task."""
-    tasks = table.groupby("task", sort=False)
+    tasks = list(table.groupby("task", sort=False))
     runs = list(dict.fromkeys(zip(table["tf_version"], table["variant"], strict=True)))
-    figure, [panels] = _figure(1.5 + 0.22 * len(runs), 1, len(tasks), sharey=True)
+    figure, [panels] = _figure(1.7 + 0.22 * len(runs), 1, len(tasks), sharey=True)
     for axes, (task, rows) in zip(panels, tasks, strict=True):
-        for row in rows.itertuples():
-            place, colour = runs.index((row.tf_version, row.variant)), COLOURS[row.variant]
-            if row.equal:
+        for row in rows.to_dict("records"):
+            place, colour = runs.index((row["tf_version"], row["variant"])), COLOURS[row["variant"]]
+            if row["equal"]:
                 axes.plot(0, place, "D", color=colour, markersize=5)
             else:
-                error = [[row.difference - row.low], [row.high - row.difference]]
-                axes.errorbar(row.difference, place, xerr=error, fmt="o", color=colour, capsize=3, markersize=4)
+                error = [[row["difference"] - row["low"]], [row["high"] - row["difference"]]]
+                axes.errorbar(row["difference"], place, xerr=error, fmt="o", color=colour, capsize=3, markersize=4)
+        [metric], [count] = rows["metric"].unique(), rows["items"].unique()
         axes.axvline(0, color="#999999", linewidth=0.8, zorder=0)
-        axes.set_title(
-            f"{task}\n({rows['items'].iloc[0]} {'tokens' if rows['metric'].iloc[0] != 'accuracy' else 'items'})",
-            fontsize=9,
-        )
-        axes.set_xlabel(f"difference in {rows['metric'].iloc[0]}", fontsize=8)
+        axes.set_title(f"{task}\n({count} {'items' if metric == 'accuracy' else 'tokens'})", fontsize=9)
+        axes.set_xlabel(f"difference in {metric}", fontsize=8)
         axes.margins(x=0.15)
     panels[0].set_yticks(range(len(runs)), [f"{release} {variant}" for release, variant in runs], fontsize=8)
     panels[0].invert_yaxis()
@@ -297,7 +295,7 @@ def likelihood_scatter(reference: pd.DataFrame, runs: dict[tuple[str, str], pd.D
 def perplexity_by_position(runs: dict[tuple[str, str], pd.DataFrame], bin_size: int = 16) -> Figure:
     """Draw exp of the mean -log p of tokens by their position in the text, for each run, in bins of positions."""
     figure, [[axes]] = _figure(3.4)
-    overall = {}
+    overall: dict[str, list[float]] = {}
     for (release, variant), positions in runs.items():
         overall.setdefault(variant, []).append(float(np.exp(positions["nats"].mean())))
         binned = np.exp(positions.groupby(positions["position"] // bin_size)["nats"].mean())

@@ -2,6 +2,7 @@
 
 `environments/transformers-V.txt` pins every package, `environments/transformers-V/` is the environment
 that uv builds from it, and `transformers-V` is the kernel that JupyterLab and papermill then offer.
+`environments/evaluation-V.txt` pins what an optional layer, put on top of that environment, adds to it.
 Environments share one copy of torch on disk, because uv links files from its cache.
 """
 
@@ -29,6 +30,8 @@ from opensci_lib.errors import OpensciError
 OLDEST = "4.48.0"
 PYTHON = "3.11"
 MARKER = "opensci.json"
+#: Packages that only some notebooks need, each an extra in pyproject.toml, installed on top of an environment.
+LAYERS = ("evaluation",)
 
 # Each names an environment, an interpreter or a project other than the one that is being built.
 _FOREIGN = {
@@ -53,9 +56,9 @@ def display_name(version: str) -> str:
     return f"transformers {version}"
 
 
-def marker(version: str) -> str:
-    """Return the path, relative to the project, of the file that says an environment is complete."""
-    return f"environments/{kernel_name(version)}/{MARKER}"
+def marker(version: str, layer: str | None = None) -> str:
+    """Return the path in the project of the file that says that an environment, or its layer, is complete."""
+    return f"environments/{kernel_name(version)}/{f'{layer}.json' if layer else MARKER}"
 
 
 def available() -> list[str]:
@@ -83,21 +86,25 @@ _ENVIRONMENT = {
 }
 
 
-def build(version: str) -> Path:
-    """Build the environment of a release, register its kernel and return its interpreter.
+def build(version: str, layer: str | None = None) -> Path:
+    """Build the environment of a release, with a layer if one is named, register its kernel, return its interpreter.
 
     Returns at once where the environment was built from the present lock file. A release without a lock
     file is resolved on the spot. The environment appears whole or not at all.
 
     Raises:
-        OpensciError: The release is not supported, uv is missing, or uv failed.
+        OpensciError: The release is not supported, the layer is unknown, uv is missing, or uv failed.
     """
     _check(version, newest=(available() or [version])[-1])
+    if layer not in (None, *LAYERS):
+        raise OpensciError(f"There is no layer {layer!r}: choose one of {', '.join(LAYERS)}.")
     folder = _environment(version)
     with _locked(version):
-        contents = _contents(version)
+        contents = _contents(_lock_file(version), version)
         if _read(folder / MARKER) != contents:
             _build(version, contents)
+        if layer and _read(folder / f"{layer}.json") != (contents := _contents(_lock_file(version, layer), version)):
+            _add_layer(version, layer, contents)
         _register(version)
     return folder / "bin" / "python"
 
@@ -122,20 +129,35 @@ def remove(version: str) -> None:
 
 
 def lock(version: str) -> Path:
-    """Resolve all packages of a release's environment, write its lock file and return it."""
+    """Resolve all packages of a release's environment and of its layers, write the lock files, return the first."""
     _check(version, newest=version)
+    heading = f"# Written by `opensci kernels lock {version}`."
+    extras = [f"--extra={extra}" for extra in ("kernel", *LAYERS)]
+    # All together first: a layer may need an older release of something than the environment alone would get.
+    whole = _resolved(version, *extras)
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as constraints:
+        constraints.write("\n".join(whole))
+        constraints.flush()
+        pins = {
+            layer: _resolved(version, "--constraint", constraints.name, "--extra", "kernel", *extra)
+            for layer, extra in ((None, []), *((layer, ["--extra", layer]) for layer in LAYERS))
+        }
+    for layer, lines in pins.items():
+        own = [pin for pin in lines if layer is None or pin not in pins[None]]
+        _write(_lock_file(version, layer), "\n".join([heading, *own, ""]))
+    return _lock_file(version)
+
+
+def _resolved(version: str, *options: str) -> list[str]:
     pins = _uv(
         f"Resolving the packages of transformers {version}",
-        *("pip", "compile", "--quiet", "pyproject.toml", "-", "--extra", "kernel", "--python-version", PYTHON),
+        *("pip", "compile", "--quiet", "pyproject.toml", "-", "--python-version", PYTHON, *options),
         *("--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links"),
         stdin=f"transformers=={version}\n",
         version=version,
     )
     # A local version such as 2.13.0+cpu belongs to one machine's wheel; 2.13.0 accepts it as well.
-    pins = re.sub(r"\+cpu$", "", pins, flags=re.MULTILINE)
-    file = _lock_file(version)
-    _write(file, f"# Written by `opensci kernels lock {version}`.\n{pins}")
-    return file
+    return [pin.removesuffix("+cpu") for pin in pins.splitlines()]
 
 
 def find_links() -> list[str]:
@@ -169,8 +191,8 @@ def _environment(version: str) -> Path:
     return project.ENVIRONMENTS / kernel_name(version)
 
 
-def _lock_file(version: str) -> Path:
-    return project.ENVIRONMENTS / f"{kernel_name(version)}.txt"
+def _lock_file(version: str, layer: str | None = None) -> Path:
+    return project.ENVIRONMENTS / (f"{layer}-{version}.txt" if layer else f"{kernel_name(version)}.txt")
 
 
 def _kernelspec(version: str) -> Path:
@@ -203,9 +225,8 @@ def _unsupported(version: str) -> OpensciError:
     )
 
 
-def _contents(version: str) -> dict:
-    """Return what an environment is made from; where that has changed, it is built anew."""
-    file = _lock_file(version)
+def _contents(file: Path, version: str) -> dict:
+    """Return what an environment or a layer is made from; where that has changed, it is built anew."""
     return {
         "transformers": version,
         "python": PYTHON,
@@ -250,6 +271,18 @@ def _build(version: str, contents: dict) -> None:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _add_layer(version: str, layer: str, contents: dict) -> None:
+    """Install a layer into an environment that is there; the marker comes last, so that a broken try is repeated."""
+    step = f"Adding {layer} to the environment of transformers {version}"
+    click.echo(f"{step} …", err=True)
+    folder = _environment(version)
+    packages = ["-r", str(_lock_file(version, layer))]
+    if contents["lock_sha256"] is None:
+        packages = ["-r", "pyproject.toml", "--extra", "kernel", "--extra", layer, f"transformers=={version}"]
+    _uv(step, "pip", "install", "--python", str(folder / "bin" / "python"), *packages, version=version)
+    _write(folder / f"{layer}.json", json.dumps(contents, indent=2) + "\n")
 
 
 def _register(version: str) -> None:
