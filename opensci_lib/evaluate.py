@@ -23,8 +23,8 @@ from opensci_lib.model_folder import write_json
 #: The layer of the kernel environments that holds the harness.
 LAYER = "evaluation"
 TASKS = Path(__file__).parent / "tasks"
-#: What needs no download: facts, last words, and the perplexity of unread prose.
-OFFLINE = ["opensci_facts", "opensci_cloze", "opensci_prose"]
+#: What needs no download: facts, last words, and the perplexity of prose that was read and of prose that was not.
+OFFLINE = ["opensci_facts", "opensci_cloze", "opensci_recall", "opensci_prose"]
 #: Groups of tasks with their numbers of examples. open-sci-0.01 is the group of https://github.com/OpenEuroLLM/oellm-cli.
 GROUPS: dict[str, dict[str, int]] = {
     "open-sci-0.01": {

@@ -292,29 +292,22 @@ def likelihood_scatter(reference: pd.DataFrame, runs: dict[tuple[str, str], pd.D
     return figure
 
 
-def perplexity_by_position(runs: dict[tuple[str, str], pd.DataFrame], bin_size: int = 16) -> Figure:
-    """Draw exp of the mean -log p of tokens by their position in the text, for each run, in bins of positions."""
+def perplexity_by_position(runs: dict[tuple[str, str], pd.DataFrame], task: str, bin_size: int = 16) -> Figure:
+    """Draw exp of the mean -log p of a task's tokens by position in their text, for each run, in bins of positions."""
     figure, [[axes]] = _figure(3.4)
     overall: dict[str, list[float]] = {}
-    for (release, variant), positions in runs.items():
+    for (release, variant), tokens in runs.items():
+        positions = tokens[tokens["task"] == task]
         overall.setdefault(variant, []).append(float(np.exp(positions["nats"].mean())))
         binned = np.exp(positions.groupby(positions["position"] // bin_size)["nats"].mean())
         label = variant if len(overall[variant]) == 1 else None
         wide = {"original": 4.0, "fixed": 1.5, "minimal": 1.0}[variant]  # original and fixed lie on each other
         axes.plot(binned.index * bin_size, binned, color=COLOURS[variant], linewidth=wide, label=label)
-        if variant == "minimal":
-            axes.annotate(
-                release,
-                (binned.index[-1] * bin_size, binned.iloc[-1]),
-                fontsize=7,
-                xytext=(3, 0),
-                textcoords="offset points",
-            )
     axes.set(xlabel="position in the text (tokens)", ylabel="perplexity per token", yscale="log")
     axes.legend()
     spans = [
         f"{variant} {min(values):.4g}" + (f" to {max(values):.4g}" if min(values) != max(values) else "")
         for variant, values in overall.items()
     ]
-    axes.set_title(f"Perplexity of unread prose: {', '.join(spans)}", loc="left", fontsize=11)
+    axes.set_title(f"{task}, perplexity over all: {', '.join(spans)}", loc="left", fontsize=11)
     return figure

@@ -47,9 +47,15 @@ def prose() -> list[dict]:
     return [{"text": paragraph} for paragraph in corpus.held_out()]
 
 
+def recall() -> list[dict]:
+    """Return the beginning of the prose that was read, in passages of three paragraphs."""
+    read = corpus.prose()
+    return [{"text": "\n\n".join(read[start : start + 3])} for start in range(len(read) - 2)]
+
+
 def write(folder: Path) -> None:
-    """Write the data of the three tasks."""
-    for name, rows in (("facts", facts()), ("cloze", cloze()), ("prose", prose())):
+    """Write the data of the tasks."""
+    for name, rows in (("facts", facts()), ("cloze", cloze()), ("recall", recall()), ("prose", prose())):
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
         (folder / f"opensci_{name}.jsonl").write_text("".join(lines), encoding="utf-8")
 
