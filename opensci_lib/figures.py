@@ -293,10 +293,10 @@ def likelihood_scatter(reference: pd.DataFrame, runs: dict[tuple[str, str], pd.D
 
 
 def perplexity_by_position(runs: dict[tuple[str, str], pd.DataFrame], task: str, bin_size: int = 16) -> Figure:
-    """Draw exp of the mean -log p of a task's tokens by position in their text, for each run, in bins of positions."""
+    """Draw exp of the mean -log p of tokens of a task by their position in the text, for each run, in bins."""
     figure, [[axes]] = _figure(3.4)
     overall: dict[str, list[float]] = {}
-    for (release, variant), tokens in runs.items():
+    for (_, variant), tokens in runs.items():
         positions = tokens[tokens["task"] == task]
         overall.setdefault(variant, []).append(float(np.exp(positions["nats"].mean())))
         binned = np.exp(positions.groupby(positions["position"] // bin_size)["nats"].mean())

@@ -126,3 +126,41 @@ def _error(feature: Feature, case: Case) -> str:
         line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
         return f"{type(error).__name__}: {line}"[:300]
     return ""
+
+
+def support_table(compat: pd.DataFrame) -> str:
+    """Return the README's table: what each state of the folder does, releases of the same answer in one row."""
+    rows: list[tuple[list[str], tuple[str, str, str]]] = []
+    for release, results in compat.groupby("tf_version", sort=False):
+        states = {variant: _state(of) for variant, of in results.groupby("variant")}
+        answer = (states["original"], states["minimal"], states["fixed"])
+        if rows and rows[-1][1] == answer:
+            rows[-1][0].append(str(release))
+        else:
+            rows.append(([str(release)], answer))
+    lines = ["| transformers | unmodified folder | minimal | fixed |", "|---|---|---|---|"]
+    for releases, answer in rows:
+        span = releases[0] if len(releases) == 1 else f"{releases[0]} to {releases[-1]} ({len(releases)} releases)"
+        lines.append(f"| {span} | {' | '.join(answer)} |")
+    return "\n".join(lines)
+
+
+#: What a failed group of basic checks means, in words.
+_FAILURES = {
+    "weights": "weights overwritten",
+    "rope": "RoPE from uninitialised memory",
+    "logits": "wrong logits",
+    "auto": "does not load",
+}
+
+
+def _state(results: pd.DataFrame) -> str:
+    """Say what the results of one state of the folder on one release come to."""
+    count = results["result"].value_counts()
+    failed = set(results[results["result"] == FAILS]["group"])
+    if "auto" in failed and not count.get(OK, 0):
+        return "does not load"
+    if failed:
+        return "wrong: " + ", ".join(words for group, words in _FAILURES.items() if group in failed)
+    beside = f", {count[UNSUPPORTED]} unsupported by the release" if UNSUPPORTED in count else ""
+    return f"{count[OK]} of {len(results)} checks ok{beside}"
