@@ -23,8 +23,8 @@ except ImportError:  # until transformers 4.52 a model builds its mask itself
 """
 _CALL = """\
 if create_causal_mask is not None:
-    config = self.config
-    if output_attentions and config._attn_implementation == "sdpa":
+    config, implementation = self.config, self.config._attn_implementation
+    if output_attentions and implementation == "sdpa":
         # The layers fall back on eager attention, which adds the mask to the scores.
         config = copy.copy(config)
         config._attn_implementation = "eager"
