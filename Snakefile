@@ -49,9 +49,10 @@ def folder(path, remove=False):
 
 def compat_releases(wildcards):
     """The releases in the compatibility matrix: this run's, all locked ones for `snakemake compat`, and those there."""
+    asked = RELEASES if config["features"] else []
     every = available() if "compat" in workflow.dag_settings.targets else []
     done = glob_wildcards(f"outputs/{wildcards.model}/{{tf_version}}/compat.json").tf_version
-    return sorted({*RELEASES, *every, *done}, key=lambda release: [int(part) for part in release.split(".")])
+    return sorted({*asked, *every, *done}, key=lambda release: [int(part) for part in release.split(".")])
 
 
 wildcard_constraints:

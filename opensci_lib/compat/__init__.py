@@ -10,7 +10,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -112,9 +112,8 @@ def gather(paths: list[Path]) -> pd.DataFrame:
     """Return the rows of several `compat.json`, with `tf_version` before them, releases ascending."""
     records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     records.sort(key=lambda record: [int(part) for part in record["tf_version"].split(".")])
-    return pd.DataFrame(
-        [{"tf_version": record["tf_version"], **row} for record in records for row in record["results"]]
-    )
+    rows = [{"tf_version": record["tf_version"], **row} for record in records for row in record["results"]]
+    return pd.DataFrame(rows, columns=["tf_version", "variant", *(field.name for field in fields(Result))])
 
 
 def _error(feature: Feature, case: Case) -> str:

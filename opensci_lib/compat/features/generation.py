@@ -6,7 +6,16 @@ import torch
 from transformers.generation import configuration_utils
 
 from opensci_lib.compat import feature
-from opensci_lib.compat.case import NEW_TOKENS, Case, expect, expect_close, expect_equal, greedy, greedy_by_hand, logits
+from opensci_lib.compat.case import (
+    NEW_TOKENS,
+    Case,
+    expect,
+    expect_close,
+    expect_equal,
+    greedy,
+    greedy_by_hand,
+    logits,
+)
 
 
 def _as_by_hand(case: Case, **options: Any) -> None:
