@@ -19,7 +19,18 @@ LISTED = [config["models"]] if isinstance(config["models"], str) else config["mo
 MODELS = {model_name(*pair): pair for pair in map(model_and_revision, LISTED)}
 OUT = "outputs/{model}"
 REFERENCE = "4.48.0"
-RELEASES = list(dict.fromkeys([REFERENCE, *config["tf_versions"]]))
+
+
+def switched_on(key):
+    """Whether a key of the configuration is true; on the command line `key=false` is a word."""
+    return str(config[key]).lower() == "true"
+
+
+def in_order(releases):
+    return sorted(set(releases), key=lambda release: [int(part) for part in release.split(".")])
+
+
+RELEASES = in_order([REFERENCE, *config["tf_versions"]])
 RUNS = [f"{release}/{variant}" for release, variant in releases_and_variants(RELEASES)]
 
 
@@ -42,17 +53,17 @@ def parameters(**values):
 
 def folder(path, remove=False):
     """A model folder: no input or output of its own where weights are kept, so that a broken download can go on."""
-    if config["keep_weights"]:
+    if switched_on("keep_weights"):
         return []
     return temp(directory(path)) if remove else path
 
 
 def compat_releases(wildcards):
     """The releases in the compatibility matrix: this run's, all locked ones for `snakemake compat`, and those there."""
-    asked = RELEASES if config["features"] else []
+    asked = RELEASES if switched_on("features") else []
     every = available() if "compat" in workflow.dag_settings.targets else []
     done = glob_wildcards(f"outputs/{wildcards.model}/{{tf_version}}/compat.json").tf_version
-    return sorted({*asked, *every, *done}, key=lambda release: [int(part) for part in release.split(".")])
+    return in_order([*asked, *every, *done])
 
 
 wildcard_constraints:

@@ -51,6 +51,15 @@ def test_the_command_line_changes_releases_and_model():
     assert "5.23.0" not in planned
 
 
+def test_switches_are_words_on_the_command_line():
+    planned = call(
+        "snakemake", "--summary", "--config", "models=org/name", "features=false", "keep_weights=false"
+    ).stdout
+    assert "outputs/org--name/5.23.0/fixed/infer.html" in planned
+    assert "compat" not in planned.replace("compat.csv", "")
+    assert "outputs/org--name/fixed\t" in planned  # the folder is an output of its own, to be removed
+
+
 def test_summary_draws_its_verdicts_from_the_data(results, tmp_path):
     out = tmp_path / "summary.ipynb"
     done = call("papermill", "notebooks/summary.ipynb", out, "-p", "output_dir", results)
