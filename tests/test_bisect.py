@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from opensci_lib import bisect as module
+from opensci_lib import kernels
 from opensci_lib.bisect import bisect
 from opensci_lib.errors import OpensciError
 
@@ -73,3 +74,20 @@ def test_the_minimal_folder_goes_wrong_in_silence(variant_folder):
     assert found.first_bad == "5.2.0"
     assert "layer 0, queries after RoPE" in found.what
     assert found.rules == ("rope-buffer",)
+
+
+_NATIVE = """
+import sys
+from pathlib import Path
+from opensci_lib.compat.native import _folder
+
+_folder("Llama", Path(sys.argv[1]))
+"""
+
+
+def test_a_native_decoder_is_served_too(tmp_path):
+    """A folder without code of its own, which nothing ails."""
+    folder = tmp_path / "llama"
+    assert kernels.run("4.48.0", "-c", _NATIVE, folder).returncode == 0
+    with pytest.raises(OpensciError, match="computes the same on 5.23.0 as on 4.48.0, bit for bit"):
+        bisect(folder, "4.48.0", "5.23.0", report=lambda line: None)

@@ -199,6 +199,41 @@ def test_bad_tasks_get_one_sentence(evaluate, variant_folder, tmp_path):
     assert "opensci download --tasks copa" in lines[2]
 
 
+_SCARCE = """
+import sys
+from lm_eval.models.huggingface import HFLM
+from opensci_lib.evaluate import evaluate
+
+whole = HFLM._loglikelihood_tokens
+
+def scarce(self, requests, disable_tqdm=False, override_bs=None):
+    if override_bs > 2:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes.")
+    return whole(self, requests, disable_tqdm=disable_tqdm, override_bs=override_bs)
+
+HFLM._loglikelihood_tokens = scarce
+evaluate(sys.argv[1], sys.argv[2], tasks=["opensci_facts"], limit=6, batch_size=8)
+"""
+
+
+def test_a_batch_too_large_for_memory_is_halved(outcomes, variant_folder, tmp_path):
+    arguments = ["-c", _SCARCE, variant_folder("fixed"), tmp_path]
+    done = kernels.run(RELEASE, *arguments, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stdout.splitlines() if "Memory does not suffice" in line]
+    assert [line.split()[-1] for line in said] == ["4.", "2."]
+    whole, part = (pd.read_parquet(folder / "samples.parquet") for folder in (outcomes["all"], tmp_path))
+    assert part["prediction"].tolist() == whole["prediction"].tolist()[:6]
+
+
+def test_downloading_data_of_an_unknown_task_gets_a_sentence():
+    command = [Path(sys.executable).with_name("opensci"), "download", "--tasks", "no_such_task"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("Error: There is no task 'no_such_task'")
+    assert "Traceback" not in done.stderr
+
+
 def test_the_report_says_what_the_items_say(outcomes, tmp_path):
     """One run equal to the reference, one with two answers changed."""
     for run in ("4.48.0/original", "5.2.0/fixed", "5.2.0/minimal"):
