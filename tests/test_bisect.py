@@ -89,5 +89,5 @@ def test_a_native_decoder_is_served_too(tmp_path):
     """A folder without code of its own, which nothing ails."""
     folder = tmp_path / "llama"
     assert kernels.run("4.48.0", "-c", _NATIVE, folder).returncode == 0
-    with pytest.raises(OpensciError, match="computes the same on 5.23.0 as on 4.48.0, bit for bit"):
+    with pytest.raises(OpensciError, match=r"computes the same .* bit for bit"):
         bisect(folder, "4.48.0", "5.23.0", report=lambda line: None)
