@@ -130,7 +130,7 @@ def test_an_unknown_release_on_the_command_line(notebook):
 def test_the_environment_is_looked_after_before_a_run_and_not_to_prepare_one(notebook, monkeypatch):
     kernels.build("5.2.0")
     built = []
-    monkeypatch.setattr(kernels, "build", built.append)
+    monkeypatch.setattr(kernels, "build", lambda version, layer: built.append(version))
     source = notebook('tf_version = "5.2.0"', "pass")
     papermill.execute_notebook(source, None, prepare_only=True, progress_bar=False)
     assert built == []
