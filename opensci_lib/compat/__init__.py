@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from tqdm import tqdm
 
+from opensci_lib import project
+
 if TYPE_CHECKING:
     from opensci_lib.compat.case import Case
 
@@ -123,7 +125,8 @@ def _error(feature: Feature, case: Case) -> str:
             feature.check(case)
     except Exception as error:  # whatever it is, it is this check's outcome and goes to the table
         line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-        return f"{type(error).__name__}: {line}"[:300]
+        # Results are shown to others: they need not know where this checkout lies.
+        return f"{type(error).__name__}: {line.replace(f'{project.ROOT}/', '')}"[:300]
     return ""
 
 
