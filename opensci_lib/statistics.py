@@ -51,7 +51,8 @@ def compare_items(reference: pd.DataFrame, candidate: pd.DataFrame) -> Compariso
     both = reference.merge(candidate, on=keys, suffixes=("_reference", ""), validate="one_to_one")
     if not len(both) == len(reference) == len(candidate):
         raise ValueError(f"{len(reference)} and {len(candidate)} items have only {len(both)} in common")
-    ours, theirs = (np.concatenate(both[name].map(np.asarray).to_list()) for name in _PAIR)
+    names = ("loglikelihoods", "loglikelihoods_reference")
+    ours, theirs = (np.concatenate(both[name].map(np.asarray).to_list()) for name in names)
     equal = bool(np.array_equal(ours.view(np.int64), theirs.view(np.int64)))
     right, before = both["value"].to_numpy(float), both["value_reference"].to_numpy(float)
     low, high = paired_bootstrap(before, right)
@@ -69,9 +70,6 @@ def compare_items(reference: pd.DataFrame, candidate: pd.DataFrame) -> Compariso
         largest_change=float(np.abs(ours - theirs).max()),
         equal=equal,
     )
-
-
-_PAIR = ("loglikelihoods", "loglikelihoods_reference")
 
 
 def standard_error(values: np.ndarray) -> float:
@@ -110,8 +108,3 @@ def paired_bootstrap(before: np.ndarray, after: np.ndarray) -> tuple[float, floa
         (differences,), np.mean, n_resamples=_RESAMPLES, method="percentile", rng=np.random.default_rng(0)
     ).confidence_interval
     return float(interval.low), float(interval.high)
-
-
-def perplexity(nats: pd.Series) -> float:
-    """Return exp of the mean of -log p over tokens (nats): the perplexity per token."""
-    return float(np.exp(nats.mean()))

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from opensci_lib.statistics import compare_items, mcnemar, paired_bootstrap, perplexity, standard_error
+from opensci_lib.statistics import compare_items, mcnemar, paired_bootstrap, standard_error
 
 
 def table(values, predictions=None, likelihoods=None):
@@ -94,7 +94,3 @@ def test_items_are_paired_by_their_key_not_their_order():
 def test_other_items_are_refused():
     with pytest.raises(ValueError, match="2 and 3 items have only 2 in common"):
         compare_items(table([1.0, 0.0]), table([1.0, 0.0, 1.0]))
-
-
-def test_perplexity():
-    assert perplexity(pd.Series([0.0, np.log(4)])) == pytest.approx(2)
