@@ -59,11 +59,11 @@ def test_windows_line_ends_stay():
 @pytest.mark.parametrize(
     ("old", "new", "line"),
     [
-        ("_update_causal_mask", "_make_mask", 10),
-        ("past_key_values", "cache", 4),
-        ("input_tensor", "x", 4),
-        ("import torch", "import numpy", 4),
-        ("import torch", "", 4),
+        ("_update_causal_mask", "_make_mask", 13),
+        ("past_key_values", "cache", 7),
+        ("input_tensor", "x", 7),
+        ("import torch", "import numpy", 7),
+        ("import torch", "", 7),
     ],
 )
 def test_named_with_its_line(old, new, line):

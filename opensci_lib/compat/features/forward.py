@@ -75,6 +75,16 @@ def position_ids(case: Case) -> None:
     expect(not torch.allclose(stretched, logits(case.model, ids), atol=1e-3), "position_ids are not read")
 
 
+@feature("sequences packed into a row")
+def packed(case: Case) -> None:
+    rows = case.ids
+    positions = torch.cat([torch.arange(ids.shape[1])[None] for ids in rows], 1)
+    for attention in ("sdpa", "eager"):
+        model = case.load(attn_implementation=attention)
+        alone = torch.cat([logits(model, ids) for ids in rows], 1)
+        expect_close(logits(model, torch.cat(rows, 1), position_ids=positions), alone, f"{attention}, logits", 1e-3)
+
+
 @feature("4-D attention mask")
 def mask_4d(case: Case) -> None:
     for attention in ("sdpa", "eager"):

@@ -36,6 +36,7 @@ if create_causal_mask is not None:
             )
     # Between releases one of these changed its name and another went.
     inputs = {{"input_embeds": {embeds}, "inputs_embeds": {embeds}, "cache_position": cache_position}}
+    inputs["position_ids"] = position_ids  # where they start again, another sequence does
     known = inspect.signature(create_causal_mask).parameters
     return create_causal_mask(
         config=config,
@@ -49,6 +50,7 @@ if create_causal_mask is not None:
     # Where it is missing, generate() builds the mask for a static cache in the release's own way.
     del {owner}.{method}
 """
+_EQUAL = cst.AssignEqual(cst.SimpleWhitespace(""), cst.SimpleWhitespace(""))
 _TOP_LEVEL_IMPORT = m.SimpleStatementLine(body=[m.Import() | m.ImportFrom()])
 
 
@@ -60,6 +62,7 @@ def rewrite(sources: Sources) -> cst.Module | None:
         called, builder = method(owner, _CALLED_BY_GENERATE), method(owner, _BUILDER)
         if builder is not None and not tree.find(m.Name("create_causal_mask"), builder):
             changes[builder.body] = _with_call(tree, builder)
+            changes |= _with_position_ids(tree, owner, builder)
             if called is not None:
                 changes[owner] = _with_removal(tree, name)
         elif called is not None and builder is None:
@@ -89,6 +92,35 @@ def _with_call(tree: Tree, builder: cst.FunctionDef) -> Any:
     return lambda body: body.with_changes(body=after_docstring(body, call))
 
 
+def _with_position_ids(tree: Tree, owner: cst.ClassDef, builder: cst.FunctionDef) -> dict:
+    """Hand the builder `position_ids`, by which later releases keep sequences apart that share a row."""
+    changes: dict = {}
+    if all(parameter.name.value != "position_ids" for parameter in builder.params.params):
+        changes[builder.params] = _with_parameter
+    to_builder = m.Call(func=m.Attribute(value=m.Name("self"), attr=m.Name(_BUILDER)))
+    for call in tree.find(to_builder, owner):
+        caller = tree.enclosing(call, cst.FunctionDef)
+        known = [] if caller is None else [parameter.name.value for parameter in caller.params.params]
+        given = [argument.keyword.value for argument in call.args if argument.keyword]
+        if "position_ids" in known and "position_ids" not in given:
+            changes[call] = _with_argument
+    return changes
+
+
+def _with_parameter(parameters: cst.Parameters) -> cst.Parameters:
+    *others, last = parameters.params
+    added = last.with_changes(name=cst.Name("position_ids"), annotation=None, default=cst.Name("None"), equal=_EQUAL)
+    last = last.with_changes(comma=parameters.params[0].comma, whitespace_after_param=cst.SimpleWhitespace(""))
+    return parameters.with_changes(params=[*others, last, added])
+
+
+def _with_argument(call: cst.Call) -> cst.Call:
+    *others, last = call.args
+    added = last.with_changes(keyword=cst.Name("position_ids"), value=cst.Name("position_ids"), equal=_EQUAL)
+    last = last.with_changes(comma=call.args[0].comma, whitespace_after_arg=cst.SimpleWhitespace(""))
+    return call.with_changes(args=[*others, last, added])
+
+
 def _with_removal(tree: Tree, owner: str) -> Any:
     [removal] = statements(_REMOVAL.format(owner=owner, method=_CALLED_BY_GENERATE), tree.module)
     blank = [cst.EmptyLine(indent=False), cst.EmptyLine(indent=False)]
@@ -111,12 +143,16 @@ RULE = Rule(
     releases="4.53 and later",
     cause=(
         "From 4.53 on generate() calls the model's mask builder for static caches with other arguments, from 5.20 on "
-        "StaticCache has no get_max_cache_shape, and assisted decoding gets a mask of the wrong length."
+        "StaticCache has no get_max_cache_shape, and assisted decoding gets a mask of the wrong length. Sequences packed "
+        "into a row, which later releases tell apart by position_ids, see one another."
     ),
     before=(
         "import torch\n"
         "\n"
         "class Model(Base):\n"
+        "    def forward(self, x, mask, position_ids):\n"
+        "        return self._update_causal_mask(mask, x, position_ids, None, False)\n"
+        "\n"
         "    def _update_causal_mask(\n"
         "        self, attention_mask, input_tensor, cache_position, past_key_values, output_attentions\n"
         "    ):\n"
@@ -130,8 +166,11 @@ RULE = Rule(
         "import inspect\n"
         "import torch\n" + _IMPORT + "\n"
         "class Model(Base):\n"
+        "    def forward(self, x, mask, position_ids):\n"
+        "        return self._update_causal_mask(mask, x, position_ids, None, False, position_ids=position_ids)\n"
+        "\n"
         "    def _update_causal_mask(\n"
-        "        self, attention_mask, input_tensor, cache_position, past_key_values, output_attentions\n"
+        "        self, attention_mask, input_tensor, cache_position, past_key_values, output_attentions, position_ids=None\n"
         "    ):\n"
         + "".join(f"        {line}\n" for line in _CALL.format(embeds="input_tensor", torch="torch").splitlines())
         + "        return self._prepare_4d_causal_attention_mask_with_cache_position(attention_mask)\n"
