@@ -143,8 +143,8 @@ RULE = Rule(
     releases="4.53 and later",
     cause=(
         "From 4.53 on generate() calls the model's mask builder for static caches with other arguments, from 5.20 on "
-        "StaticCache has no get_max_cache_shape, and assisted decoding gets a mask of the wrong length. Sequences packed "
-        "into a row, which later releases tell apart by position_ids, see one another."
+        "StaticCache has no get_max_cache_shape, and assisted decoding gets a mask of the wrong length. "
+        "Sequences packed into a row, which later releases tell apart by position_ids, see one another."
     ),
     before=(
         "import torch\n"
@@ -170,7 +170,8 @@ RULE = Rule(
         "        return self._update_causal_mask(mask, x, position_ids, None, False, position_ids=position_ids)\n"
         "\n"
         "    def _update_causal_mask(\n"
-        "        self, attention_mask, input_tensor, cache_position, past_key_values, output_attentions, position_ids=None\n"
+        "        self, attention_mask, input_tensor, cache_position, past_key_values, output_attentions, "
+        "position_ids=None\n"
         "    ):\n"
         + "".join(f"        {line}\n" for line in _CALL.format(embeds="input_tensor", torch="torch").splitlines())
         + "        return self._prepare_4d_causal_attention_mask_with_cache_position(attention_mask)\n"
