@@ -3,10 +3,14 @@
 #
 #   uv run snakemake                                                       everything, on the built-in model
 #   uv run snakemake --config models=ORG/NAME 'tf_versions=["4.48.0","5.23.0"]'
+#   uv run snakemake --workflow-profile profiles/slurm                     runs as jobs of a SLURM cluster
 
 import json
 import re
+from glob import glob
 from shlex import quote
+
+import psutil
 
 from opensci_lib.kernels import available, marker
 from opensci_lib.variants import VARIANTS, model_and_revision, model_name, releases_and_variants
@@ -31,6 +35,8 @@ def in_order(releases):
 
 
 RELEASES = in_order([REFERENCE, *config["tf_versions"]])
+TASKS = [config["tasks"]] if isinstance(config["tasks"], str) else config["tasks"]
+DATASETS = "outputs/datasets.txt" if TASKS else []
 RUNS = [f"{release}/{variant}" for release, variant in releases_and_variants(RELEASES)]
 
 
@@ -66,6 +72,29 @@ def compat_releases(wildcards):
     return in_order([*asked, *every, *done])
 
 
+def memory(kernel, weights):
+    """MiB that a run takes: those of its kernel and a multiple of the weights; as much again after a failure."""
+
+    def mebibytes(wildcards, input, attempt):
+        with open(input.model) as record:
+            return attempt * round(kernel + weights * json.load(record)["weights_bytes"] / 2**20)
+
+    return mebibytes
+
+
+if workflow.resource_settings.nodes is None:  # all on this machine: what does not fit has to wait
+    workflow.register_resource("mem_mb", psutil.virtual_memory().total >> 20)
+
+
+# A notebook as a job. It finds everything prepared, and a cluster's nodes have no network.
+RUN = "HF_HUB_OFFLINE=1 papermill {input.notebook} {output.notebook} -y {params}"
+
+
+# These need a network, or are over in seconds.
+localrules:
+    all, evaluation, compat, prepare, kernel, layer, download, hotfix, datasets, summary, evaluation_report, html, index,
+
+
 wildcard_constraints:
     model="|".join(map(re.escape, MODELS)),
     tf_version=r"[\d.]+",
@@ -85,6 +114,15 @@ rule evaluation:
 rule compat:
     input:
         expand(f"{OUT}/index.html", model=MODELS),
+
+
+rule prepare:
+    input:
+        [marker(release) for release in RELEASES],
+        [marker(release, "evaluation") for release in RELEASES],
+        DATASETS,
+        # Where weights are not kept, they come and go with the runs.
+        expand(f"{OUT}/{{variant}}.json", model=MODELS, variant=VARIANTS) if switched_on("keep_weights") else [],
 
 
 rule kernel:
@@ -113,6 +151,7 @@ rule download:
 rule hotfix:
     input:
         f"{OUT}/original.json",
+        glob("opensci_lib/hotfix/**/*.py", recursive=True),
         folder(f"{OUT}/original"),
     output:
         record=f"{OUT}/{{variant}}.json",
@@ -129,6 +168,7 @@ rule infer:
     input:
         notebook="notebooks/infer.ipynb",
         kernel=marker("{tf_version}"),
+        model=f"{OUT}/original.json",
         record=f"{OUT}/{{variant}}.json",
         folders=[folder(f"{OUT}/original"), folder(f"{OUT}/{{variant}}")],
     output:
@@ -141,14 +181,17 @@ rule infer:
             variant=lambda wildcards: wildcards.variant,
             **{key: config[key] for key in ("prompts", "dtype", "device", "attn_implementation", "max_new_tokens")},
         ),
+    resources:
+        mem_mb=memory(2000, 1.6),
     shell:
-        "papermill {input.notebook} {output.notebook} -y {params}"
+        RUN
 
 
 rule features:
     input:
         notebook="notebooks/compat.ipynb",
         kernels=[marker(REFERENCE), marker("{tf_version}")],
+        model=f"{OUT}/original.json",
         records=expand(f"{OUT}/{{variant}}.json", variant=VARIANTS, allow_missing=True),
         folders=[folder(f"{OUT}/{variant}") for variant in VARIANTS],
     output:
@@ -156,8 +199,10 @@ rule features:
         results=f"{OUT}/{{tf_version}}/compat.json",
     params:
         parameters(**THIS_RUN),
+    resources:
+        mem_mb=memory(3000, 20),
     shell:
-        "papermill {input.notebook} {output.notebook} -y {params}"
+        RUN
 
 
 rule layer:
@@ -170,10 +215,21 @@ rule layer:
         "opensci kernels build {wildcards.tf_version} --layer evaluation"
 
 
+rule datasets:
+    output:
+        "outputs/datasets.txt",
+    params:
+        tasks=quote(",".join(TASKS)),
+    shell:
+        "opensci download --tasks {params.tasks} > {output}"
+
+
 rule evaluate:
     input:
         notebook="notebooks/evaluate.ipynb",
         layer=marker("{tf_version}", "evaluation"),
+        datasets=DATASETS,
+        model=f"{OUT}/original.json",
         record=f"{OUT}/{{variant}}.json",
         folders=[folder(f"{OUT}/original"), folder(f"{OUT}/{{variant}}")],
     output:
@@ -187,8 +243,10 @@ rule evaluate:
             variant=lambda wildcards: wildcards.variant,
             **{key: config[key] for key in ("tasks", "num_fewshot", "limit", "batch_size", "dtype", "device")},
         ),
+    resources:
+        mem_mb=memory(3000, 1.6),
     shell:
-        "papermill {input.notebook} {output.notebook} -y {params}"
+        RUN
 
 
 rule summary:
@@ -205,7 +263,7 @@ rule summary:
     params:
         parameters(output_dir=lambda wildcards: f"outputs/{wildcards.model}", runs=RUNS, reference=f"{REFERENCE}/original"),
     shell:
-        "papermill {input.notebook} {output.notebook} -y {params}"
+        RUN
 
 
 rule evaluation_report:
@@ -219,7 +277,7 @@ rule evaluation_report:
     params:
         parameters(output_dir=lambda wildcards: f"outputs/{wildcards.model}", runs=RUNS, reference=f"{REFERENCE}/original"),
     shell:
-        "papermill {input.notebook} {output.notebook} -y {params}"
+        RUN
 
 
 rule index:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from opensci_lib import kernels, project
@@ -19,12 +19,16 @@ _PATTERNS = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.py", "*.t
 
 @dataclass(frozen=True)
 class Download:
-    """Where a model lies. `commit` is the Hub commit, or None for what is not from the Hub."""
+    """Where a model lies, and how large its weights are.
+
+    `commit` is the Hub commit, or None for what is not from the Hub.
+    """
 
     model: str
     revision: str | None
     commit: str | None
     path: str
+    weights_bytes: int
 
 
 def download(model: str, revision: str | None = None, local_dir: Path | str | None = None) -> Download:
@@ -59,7 +63,9 @@ def download(model: str, revision: str | None = None, local_dir: Path | str | No
             path = Path(local_dir)
     else:
         path, commit = _from_hub(model, revision, local_dir)
-    found = Download(model, revision, commit, str(check_model_folder(path)))
+    folder = check_model_folder(path)
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    found = Download(model, revision, commit, str(folder), size)
     if local_dir:
         write_json(Path(local_dir) / DOWNLOAD_RECORD, asdict(found))
     return found
@@ -68,7 +74,9 @@ def download(model: str, revision: str | None = None, local_dir: Path | str | No
 def _recorded(local_dir: Path) -> Download | None:
     """Return what an earlier download to this folder wrote down when it was complete."""
     record = local_dir / DOWNLOAD_RECORD
-    return Download(**json.loads(record.read_text())) if record.exists() else None
+    found = json.loads(record.read_text()) if record.exists() else {}
+    # A record of an older version of this package may hold less.
+    return Download(**found) if {field.name for field in fields(Download)} == set(found) else None
 
 
 def _build_miniature(path: Path) -> None:
