@@ -72,6 +72,13 @@ def compat_releases(wildcards):
     return in_order([*asked, *every, *done])
 
 
+def reference_capture(wildcards):
+    """What a run is compared with while it computes, where its own logits are not to be kept."""
+    if switched_on("keep_logits") or f"{wildcards.tf_version}/{wildcards.variant}" == f"{REFERENCE}/original":
+        return []
+    return f"outputs/{wildcards.model}/{REFERENCE}/original/capture.safetensors"
+
+
 def memory(kernel, weights):
     """MiB that a run takes: those of its kernel and a multiple of the weights; as much again after a failure."""
 
@@ -171,6 +178,8 @@ rule infer:
         model=f"{OUT}/original.json",
         record=f"{OUT}/{{variant}}.json",
         folders=[folder(f"{OUT}/original"), folder(f"{OUT}/{{variant}}")],
+        prompts=[prompt for prompt in config["prompts"] if prompt.endswith(".txt")],
+        reference=reference_capture,
     output:
         notebook=f"{OUT}/{{tf_version}}/{{variant}}/infer.ipynb",
         capture=f"{OUT}/{{tf_version}}/{{variant}}/capture.safetensors",
@@ -179,7 +188,9 @@ rule infer:
         parameters(
             **THIS_RUN,
             variant=lambda wildcards: wildcards.variant,
-            **{key: config[key] for key in ("prompts", "dtype", "device", "attn_implementation", "max_new_tokens")},
+            reference=lambda wildcards: reference_capture(wildcards) or None,
+            **{key: config[key] for key in ("prompts", "prefill_chunk_size", "dtype", "device")},
+            **{key: config[key] for key in ("attn_implementation", "max_new_tokens")},
         ),
     resources:
         mem_mb=memory(2000, 1.6),

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from opensci_lib.capture import Capture
+from opensci_lib.capture import COMPARED, Capture, compare_pieces
 from opensci_lib.errors import OpensciError
-
-_ROWS = 256  # positions compared at once: bounds memory, whatever the prompt's length
+from opensci_lib.logits import bits
 
 #: How a stage of the forward pass is called in words, by the end of its module's name.
 _STAGES = {
@@ -68,13 +67,12 @@ def find_runs(folder: Path | str) -> list[Run]:
 def compare_positions(reference: Capture, candidate: Capture, prompt: int) -> pd.DataFrame:
     """Compare two captures of one prompt position by position.
 
-    Returns a frame with a row per position and the columns `position`, `bitwise_equal`,
-    `max_abs_diff` and `mean_abs_diff` (of the logits, over the vocabulary), `kl` (of the next-token
-    distributions, Kullback-Leibler from reference to candidate, nats), `top1_agreement`,
+    Returns a frame with a row per position and the columns `position`, those of `logits.compare_rows`, and
     `cos_abs_diff` and `sin_abs_diff` (largest over the frequencies).
 
     Raises:
-        OpensciError: when the two did not read the same tokens.
+        OpensciError: when the two did not read the same tokens, or when the candidate kept no logits and was
+            compared with another reference as it was computed.
 
     """
     if not np.array_equal(reference[f"{prompt}.token_ids"], candidate[f"{prompt}.token_ids"]):
@@ -82,28 +80,26 @@ def compare_positions(reference: Capture, candidate: Capture, prompt: int) -> pd
             f"{reference.path} and {candidate.path} hold different token ids for prompt {prompt}: "
             "compare runs of the same prompts under the same tokenizer."
         )
-    pieces = []
-    for start in range(0, len(reference[f"{prompt}.token_ids"]), _ROWS):
-        rows = slice(start, start + _ROWS)
-        raw_a, raw_b = reference[f"{prompt}.logits"][rows], candidate[f"{prompt}.logits"][rows]
-        a, b = raw_a.astype(np.float64), raw_b.astype(np.float64)
-        difference = np.abs(a - b)
-        log_p, log_q = _log_softmax(a), _log_softmax(b)
-        pieces.append(
-            pd.DataFrame(
-                {
-                    "position": np.arange(start, start + len(a)),
-                    "bitwise_equal": (_bits(raw_a) == _bits(raw_b)).all(axis=1),
-                    "max_abs_diff": difference.max(axis=1),
-                    "mean_abs_diff": difference.mean(axis=1),
-                    "kl": (np.exp(log_p) * (log_p - log_q)).sum(axis=1),
-                    "top1_agreement": a.argmax(axis=1) == b.argmax(axis=1),
-                    "cos_abs_diff": _largest(reference, candidate, f"{prompt}.cos", rows),
-                    "sin_abs_diff": _largest(reference, candidate, f"{prompt}.sin", rows),
-                }
-            )
+    return pd.DataFrame(
+        {
+            "position": np.arange(len(reference[f"{prompt}.token_ids"])),
+            **_compared(reference, candidate, prompt),
+            "cos_abs_diff": _largest(reference, candidate, f"{prompt}.cos"),
+            "sin_abs_diff": _largest(reference, candidate, f"{prompt}.sin"),
+        }
+    )
+
+
+def _compared(reference: Capture, candidate: Capture, prompt: int) -> dict[str, np.ndarray]:
+    """Return what `compare_rows` says of the logits, now or when the candidate was captured."""
+    if candidate.keeps_logits:
+        return compare_pieces(reference, candidate, prompt)
+    if candidate.reference != reference.digest:
+        raise OpensciError(
+            f"{candidate.path} keeps no logits, and was not compared with {reference.path} as it was computed: "
+            "run it again with that reference, or with its logits kept."
         )
-    return pd.concat(pieces, ignore_index=True)
+    return {name: np.array(candidate[f"{prompt}.{name}"]) for name in COMPARED}
 
 
 def parity(reference: Run, runs: list[Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -132,7 +128,7 @@ def parity(reference: Run, runs: list[Run]) -> tuple[pd.DataFrame, pd.DataFrame]
                     "bitwise_equal": bool(frame["bitwise_equal"].all()),
                     "top1_agreement": frame["top1_agreement"].mean(),
                     "rope_max_abs_diff": frame[["cos_abs_diff", "sin_abs_diff"]].max(axis=None, skipna=False),
-                    "inv_freq_equal": _same_bits(reference, run, f"{number}.inv_freq"),
+                    "inv_freq_equal": _samebits(reference, run, f"{number}.inv_freq"),
                     **_top_tokens(run, number),
                     "completion": run.record["completions"][number],
                     "verdict": verdict(reference, run, number),
@@ -176,7 +172,7 @@ def verdict(reference: Run, run: Run, prompt: int) -> str:
             f"{len(overwritten)} of {run.record['weights']['tensors']} tensors differ from the checkpoint: "
             "the model's own _init_weights overwrote them after loading"
         )
-    if not _same_bits(reference, run, f"{prompt}.inv_freq"):
+    if not _samebits(reference, run, f"{prompt}.inv_freq"):
         held, right = (r.capture[f"{prompt}.inv_freq"][:3] for r in (run, reference))
         causes.append(
             f"inv_freq holds {_numbers(held)} where {_numbers(right)} belongs: "
@@ -198,23 +194,13 @@ def _top_tokens(run: Run, prompt: int) -> dict[str, Any]:
     }
 
 
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-
-
-def _bits(array: np.ndarray) -> np.ndarray:
-    """Return the bits as integers, so that NaN equals itself and 0.0 differs from -0.0."""
-    return np.ascontiguousarray(array).view(f"u{array.dtype.itemsize}")
-
-
-def _largest(reference: Capture, candidate: Capture, name: str, rows: slice) -> np.ndarray:
-    a, b = (c[name][rows].astype(np.float64) for c in (reference, candidate))
+def _largest(reference: Capture, candidate: Capture, name: str) -> np.ndarray:
+    a, b = (c[name].astype(np.float64) for c in (reference, candidate))
     return np.abs(a - b).max(axis=1)
 
 
-def _same_bits(reference: Run, run: Run, name: str) -> bool:
-    return np.array_equal(_bits(reference.capture[name]), _bits(run.capture[name]))
+def _samebits(reference: Run, run: Run, name: str) -> bool:
+    return np.array_equal(bits(reference.capture[name]), bits(run.capture[name]))
 
 
 def _numbers(values: np.ndarray) -> str:

@@ -38,13 +38,10 @@ def top_tokens(best: list[dict]) -> Figure:
 
 def surprisal(capture: Capture, prompt: int) -> Figure:
     """Draw -log p(next token) at each position of a captured prompt, in nats."""
-    logits = capture[f"{prompt}.logits"][:-1].astype(np.float64)
-    following = capture[f"{prompt}.token_ids"][1:]
-    logits -= logits.max(axis=1, keepdims=True)
-    nats = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(following)), following]
+    nats = capture[f"{prompt}.surprisal"]
     figure, [[axes]] = _figure(2.6)
     axes.plot(np.arange(1, len(nats) + 1), nats, ".", color=EQUAL, markersize=3)
-    uniform = np.log(logits.shape[1])
+    uniform = np.log(len(capture[f"{prompt}.next_logits"]))
     axes.axhline(uniform, color="#999999", linestyle="--", label=f"uniform guess, {uniform:.2f} nats")
     axes.axhline(nats.mean(), color=DIFFERENT, label=f"mean, {nats.mean():.2f} nats")
     axes.set(xlabel="position in the prompt (tokens)", ylabel="surprisal (nats)")

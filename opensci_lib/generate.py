@@ -128,14 +128,18 @@ def generate(
     device: str = "auto",
     attn_implementation: str = "sdpa",
     capture_path: Path | str | None = None,
+    reference: Path | str | None = None,
+    prefill_chunk_size: int | None = None,
 ) -> Generation:
     """Complete each prompt greedily and, with `capture_path`, capture a forward pass over each prompt.
 
     See `load` for the arguments that say what is loaded and how, and `opensci_lib.capture` for the
-    file and what it holds: token ids, logits, cos, sin and inv_freq at every position.
+    file, what it holds (token ids, logits, cos, sin and inv_freq at every position), `reference` and
+    `prefill_chunk_size`. A prompt that is the name of a .txt file stands for the text in it.
     """
     import torch
 
+    prompts = [_read(prompt) for prompt in prompts]
     clock = time.perf_counter()
     seconds: dict[str, float] = {}
     memory: dict[str, int] = {"start": _peak_memory()}
@@ -161,8 +165,8 @@ def generate(
             )
     top_tokens = []
     if capture_path is not None:
-        captured = capture(model, prompts, token_ids, capture_path)
-        top_tokens = [_top_tokens(captured[f"{i}.logits"][-1], tokenizer) for i in range(len(prompts))]
+        captured = capture(model, prompts, token_ids, capture_path, reference, prefill_chunk_size)
+        top_tokens = [_top_tokens(captured[f"{i}.next_logits"], tokenizer) for i in range(len(prompts))]
         lap("capture")
     completions = [_complete(model, tokenizer, ids, max_new_tokens) for ids in tqdm(token_ids, "generate")]
     lap("generate")
@@ -179,6 +183,7 @@ def generate(
             "dtype": str(model.dtype).removeprefix("torch."),
             "device": str(model.device),
             "attn_implementation": attn_implementation,
+            "prefill_chunk_size": prefill_chunk_size,
         },
         versions={"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
         machine={
@@ -212,6 +217,18 @@ def compare_with_checkpoint(model: Any, model_path: Path | str) -> dict[str, Any
                 if held is None or not torch.equal(held.cpu(), tensors.get_tensor(name).to(held.dtype)):
                     differing.append(name)
     return {"tensors": count, "differing": sorted(differing)}
+
+
+def _read(prompt: str) -> str:
+    """Return the text of a .txt file, or the prompt itself where it is none."""
+    if not prompt.endswith(".txt"):
+        return prompt
+    try:
+        return Path(prompt).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise OpensciError(
+            f"There is no file {prompt}: give its path, or a prompt that does not end in .txt."
+        ) from error
 
 
 def _complete(model: Any, tokenizer: Any, ids: list[int], max_new_tokens: int) -> str:
