@@ -52,7 +52,8 @@ _CODES = {dtype: code for code, dtype in _DTYPES.items()}
 # The header comes first in the file but is known last; the format allows it to end in spaces.
 _HEADER_BYTES = 1 << 18
 _ROWS = 1024  # positions whose logits are computed and held at once
-_ELEMENTS = 1 << 22  # numbers hashed at once: each takes eight bytes, twice
+# Numbers hashed at once. Larger temporaries (eight bytes a number, twice) fragment the heap: measured, gigabytes.
+_ELEMENTS = 1 << 16
 
 #: What a capture with a reference holds instead of logits: the keys of `logits.compare_rows`.
 COMPARED = ("bitwise_equal", "max_abs_diff", "mean_abs_diff", "kl", "top1_agreement")

@@ -232,8 +232,11 @@ def _read(prompt: str) -> str:
 
 
 def _complete(model: Any, tokenizer: Any, ids: list[int], max_new_tokens: int) -> str:
-    """Return the greedy continuation of `ids`, without `ids`."""
+    """Return the greedy continuation of `ids`, without `ids`; of no tokens, nothing is computed."""
     import torch
+
+    if not max_new_tokens:
+        return ""
 
     inputs = torch.tensor([ids], device=model.device)
     # The id that pads finished rows of a batch: named so that generate() does not warn about its choice.
