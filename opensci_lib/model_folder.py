@@ -5,9 +5,11 @@ Nothing here imports or runs what a folder holds.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -21,6 +23,7 @@ DOWNLOAD_RECORD = "download.json"
 
 #: Weights in formats that run code when they are opened, or that transformers would not read.
 _LEFT_OUT = {".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf"}
+_FICLONE = 0x40049409  # of linux/fs.h
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
@@ -117,19 +120,39 @@ def files(folder: Path) -> list[Path]:
 
 
 def link(source: Path, target: Path) -> str:
-    """Put a file at `target` too: weights as a hard link where the file system can, the rest as a copy.
+    """Put a file at `target` too, weights without a second copy where the file system can.
 
-    Links in a Hub cache are followed, so that `target` outlives the cache. Returns "linked" or "copied".
+    Weights are cloned, so that the two share room until one is written. Where that can't be they are hard links, made
+    read-only, because a program that writes into one would change the other: safetensors before 0.8 does, and with it
+    save_pretrained. The rest is copied, and weights too from one file system to another. Links in a Hub cache are
+    followed, so that `target` outlives the cache. Returns "cloned", "linked" or "copied".
     """
-    if source.suffix == ".safetensors":
+    ways = {"cloned": _clone, "linked": _hard_link} if source.suffix == ".safetensors" else {}
+    for name, put in ways.items():
         try:
-            # One file under two names is safe: safetensors never writes in place, it renames a new file over.
-            os.link(source.resolve(), target)
-            return "linked"
-        except OSError:  # another file system, or one without hard links
-            pass
+            put(source.resolve(), target)
+            return name
+        except OSError:  # this file system does not do that
+            target.unlink(missing_ok=True)
     shutil.copyfile(source, target)
     return "copied"
+
+
+def _clone(source: Path, target: Path) -> None:
+    """Make a reflink (https://man7.org/linux/man-pages/man2/ioctl_ficlone.2.html), or raise OSError."""
+    if sys.platform != "linux":
+        raise OSError(errno.ENOTSUP, "only Linux has FICLONE")
+    import fcntl
+
+    with source.open("rb") as old, target.open("wb") as new:
+        fcntl.ioctl(new, _FICLONE, old.fileno())
+
+
+def _hard_link(source: Path, target: Path) -> None:
+    os.link(source, target)
+    mode = target.stat().st_mode
+    if mode & 0o222:
+        target.chmod(mode & ~0o222)
 
 
 @contextmanager

@@ -59,10 +59,11 @@ def hotfix(
     rules: list[str] | None = None,
     dry_run: bool = False,
 ) -> Hotfix:
-    """Write a fixed copy of the model folder `src_dir`, weights hard-linked, to `dst_dir`.
+    """Write a fixed copy of the model folder `src_dir` to `dst_dir`, the weights without a second copy of them.
 
     Args:
-        src_dir: a model folder. It is not changed. A folder that was fixed before needs nothing.
+        src_dir: a model folder. It is not changed, but that weights which both folders share become read-only (see
+            `model_folder.link`). A folder that was fixed before needs nothing.
         dst_dir: where to write; by default `src_dir` with `_fixed` appended. It appears whole or
             not at all, and is left as it is when it is up to date.
         rules: ids of the rules to apply; by default all.

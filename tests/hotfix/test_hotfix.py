@@ -1,9 +1,11 @@
 """The folder: what is written, linked, replaced or refused. The rewrites have tests of their own."""
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from opensci_lib.cli import main
 from opensci_lib.errors import OpensciError
 from opensci_lib.hotfix import hotfix
 from opensci_lib.hotfix.rule import all_rules
+from opensci_lib.model_folder import check_model_folder
 from tests.hotfix.folder import MODELING, make_folder
 
 WEIGHTS = "model.safetensors"
@@ -76,13 +79,73 @@ def test_changed_code_says_so_below_its_licence(source):
     assert (fixed / "configuration_tiny.py").read_bytes() == (source / "configuration_tiny.py").read_bytes()
 
 
-def test_weights_are_one_file_and_the_rest_are_copies(source):
+@pytest.fixture
+def no_clones(monkeypatch):
+    """A file system without reflinks, wherever the tests run."""
+
+    def refuse(*_):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "ioctl", refuse)
+
+
+def test_weights_are_one_file_and_the_rest_are_copies(source, no_clones):
     fixed = Path(hotfix(source).dst_dir)
     assert (fixed / WEIGHTS).samefile(source / WEIGHTS)
     assert not (fixed / "tokenizer.json").samefile(source / "tokenizer.json")
 
 
-def test_weights_are_copied_where_links_cannot_be(source, monkeypatch):
+def may_write(file: Path) -> bool:
+    """Whether a user who is not root, who is refused nothing, may write into a file."""
+    if (child := os.fork()) == 0:
+        try:
+            if os.geteuid() == 0:
+                os.setuid(65534)  # nobody
+            file.open("r+b")
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_nobody_writes_into_weights_that_two_folders_share(source, no_clones):
+    """Programs that replace a file may; those that write into it, as safetensors before 0.8, would change both."""
+    fixed = Path(hotfix(source).dst_dir)
+    for folder in source.parents:  # for a user who is not root to come here
+        if folder.owner() == source.owner() and not folder.stat().st_mode & 0o001:
+            folder.chmod(0o711)
+    for folder in (source, fixed):
+        folder.chmod(0o777)
+        (folder / "tokenizer.json").chmod(0o666)
+        assert may_write(folder / "tokenizer.json")
+        assert not may_write(folder / WEIGHTS)
+
+
+def test_weights_are_cloned_where_the_file_system_can(source, monkeypatch):
+    def clone(new, request, old):
+        assert request == 0x40049409  # FICLONE
+        new.write(os.pread(old, os.fstat(old).st_size, 0))
+
+    monkeypatch.setattr(fcntl, "ioctl", clone)
+    mode, before = (source / WEIGHTS).stat().st_mode, (source / WEIGHTS).read_bytes()
+    outcome = hotfix(source)
+    weights = Path(outcome.dst_dir) / WEIGHTS
+    assert outcome.files["cloned"] == 1
+    assert weights.read_bytes() == before
+    weights.write_bytes(b"")
+    assert (source / WEIGHTS).read_bytes() == before
+    assert (source / WEIGHTS).stat().st_mode == mode
+
+
+def test_the_fixed_folder_outlives_its_source(source):
+    before = (source / WEIGHTS).read_bytes()
+    fixed = Path(hotfix(source).dst_dir)
+    shutil.rmtree(source)
+    assert (fixed / WEIGHTS).read_bytes() == before
+    assert check_model_folder(fixed)
+
+
+def test_weights_are_copied_where_links_cannot_be(source, no_clones, monkeypatch):
     def no_link(*_):
         raise OSError(errno.EXDEV, "Invalid cross-device link")
 
@@ -92,7 +155,7 @@ def test_weights_are_copied_where_links_cannot_be(source, monkeypatch):
     assert (Path(outcome.dst_dir) / WEIGHTS).read_bytes() == (source / WEIGHTS).read_bytes()
 
 
-def test_links_of_a_hub_cache_are_followed(source, tmp_path):
+def test_links_of_a_hub_cache_are_followed(source, no_clones, tmp_path):
     snapshot, blobs = tmp_path / "snapshots" / "abc", tmp_path / "blobs"
     snapshot.mkdir(parents=True)
     blobs.mkdir()
