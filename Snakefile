@@ -99,7 +99,7 @@ RUN = "HF_HUB_OFFLINE=1 papermill {input.notebook} {output.notebook} -y {params}
 
 # These need a network, or are over in seconds.
 localrules:
-    all, evaluation, compat, prepare, kernel, layer, download, hotfix, datasets, summary, evaluation_report, html, index,
+    all, evaluation, compat, prepare, kernel, layer, download, hotfix, datasets, summary, evaluation_report, family, html, index,
 
 
 wildcard_constraints:
@@ -111,6 +111,7 @@ wildcard_constraints:
 rule all:
     input:
         expand(f"{OUT}/index.html", model=MODELS),
+        "outputs/family.html" if len(MODELS) > 1 else [],
 
 
 rule evaluation:
@@ -287,6 +288,21 @@ rule evaluation_report:
         changed=f"{OUT}/changed_items.csv",
     params:
         parameters(output_dir=lambda wildcards: f"outputs/{wildcards.model}", runs=RUNS, reference=f"{REFERENCE}/original"),
+    shell:
+        RUN
+
+
+rule family:
+    input:
+        parity=expand(f"{OUT}/parity.csv", model=MODELS),
+        scores=expand(f"{OUT}/evaluation.csv", model=MODELS),
+        notebook="notebooks/family.ipynb",
+    output:
+        notebook="outputs/family.ipynb",
+        parity="outputs/family.csv",
+        scores="outputs/family_scores.csv",
+    params:
+        parameters(output_dirs=[f"outputs/{model}" for model in MODELS]),
     shell:
         RUN
 

@@ -7,9 +7,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from opensci_lib.capture import Capture
 from opensci_lib.compare import Run, describe_stage
+from opensci_lib.family import label
 
 # Okabe and Ito (2008), a palette that colour-blind readers can tell apart.
 COLOURS = {"original": "#000000", "minimal": "#D55E00", "fixed": "#0072B2"}
@@ -99,6 +101,80 @@ def _cell(column: float, row: float, colour: str) -> object:
     from matplotlib.patches import Rectangle
 
     return Rectangle((column - 0.46, row - 0.42), 0.92, 0.84, color=colour)
+
+
+def family_parity(parity: pd.DataFrame) -> Figure:
+    """Draw checkpoints down, releases across, a panel a variant: equal to the checkpoint's own reference, or not.
+
+    `parity` holds the rows of every `parity.csv` behind `model` and `revision` (`family.gather`).
+    """
+    equal = parity.groupby(["model", "revision", "variant", "tf_version"], sort=False)["bitwise_equal"].all()
+    checkpoints = list(dict.fromkeys(zip(parity["model"], parity["revision"], strict=True)))
+    releases = list(dict.fromkeys(parity["tf_version"]))
+    variants = [variant for variant in COLOURS if variant in set(parity["variant"])]
+    row_height = 0.25 if len(checkpoints) <= 40 else 0.12
+    figure, [panels] = _figure(1.6 + row_height * len(checkpoints), 1, len(variants), sharey=True)
+    parts = []
+    for axes, variant in zip(panels, variants, strict=True):
+        cells = np.full((len(checkpoints), len(releases)), np.nan)  # what did not run stays blank
+        for (model, revision, its, release), same in equal.items():
+            if its == variant:
+                cells[checkpoints.index((model, revision)), releases.index(release)] = same
+        axes.imshow(cells, aspect="auto", cmap=ListedColormap([DIFFERENT, EQUAL]), vmin=0, vmax=1)
+        axes.set_xticks(range(len(releases)), releases, rotation=90, fontsize=8)
+        axes.set_xticks(np.arange(-0.5, len(releases)), minor=True)
+        axes.set_yticks(np.arange(-0.5, len(checkpoints)), minor=True)
+        axes.grid(which="minor", color="white", linewidth=1.5 if len(checkpoints) <= 40 else 0.5)
+        axes.tick_params(which="both", length=0)
+        axes.spines[:].set_visible(False)
+        axes.set_xlabel("transformers release")
+        axes.set_title(variant, fontsize=10)
+        parts.append(f"{variant} {int(np.nansum(cells))} of {int(np.isfinite(cells).sum())}")
+    names = [label(*checkpoint) for checkpoint in checkpoints]
+    panels[0].set_yticks(range(len(names)), names, fontsize=8 if len(names) <= 40 else 5)
+    panels[0].set_ylabel("checkpoint")
+    figure.suptitle(
+        f"{len(checkpoints)} checkpoints; runs equal to their reference, bit for bit: {', '.join(parts)}",
+        fontsize=11,
+        x=0.01,
+        ha="left",
+    )
+    return figure
+
+
+def family_scores(scores: pd.DataFrame) -> Figure:
+    """Draw each checkpoint's score, from its lowest to its highest over the releases, a panel a task.
+
+    `scores` holds the rows of every `evaluation.csv` behind `model` and `revision` (`family.gather`).
+    """
+    checkpoints = list(dict.fromkeys(zip(scores["model"], scores["revision"], strict=True)))
+    tasks = list(scores.groupby("task", sort=False))
+    figure, [panels] = _figure(4.2, 1, len(tasks), sharex=True)
+    widest = dict.fromkeys(COLOURS, 0.0)
+    for axes, (task, rows) in zip(panels, tasks, strict=True):
+        for variant, wide in {"original": 5.0, "minimal": 1.5, "fixed": 1.5}.items():
+            ours = rows[rows["variant"] == variant].groupby(["model", "revision"], sort=False)["score"]
+            spans = ours.agg(["min", "max"])
+            for model in dict.fromkeys(model for model, _ in spans.index):  # one line through a model's revisions
+                low, high = spans.loc[[model], "min"].to_numpy(), spans.loc[[model], "max"].to_numpy()
+                places = [checkpoints.index(checkpoint) for checkpoint in spans.loc[[model]].index]
+                axes.fill_between(places, low, high, color=COLOURS[variant], alpha=0.25, linewidth=0)
+                axes.vlines(places, low, high, color=COLOURS[variant], linewidth=wide)
+                axes.plot(places, (low + high) / 2, "o-", color=COLOURS[variant], markersize=wide + 2, linewidth=wide)
+            if len(spans):
+                widest[variant] = max(widest[variant], float((spans["max"] - spans["min"]).max()))
+        axes.set_title(task, fontsize=9)
+        axes.set_ylabel(rows["metric"].iloc[0], fontsize=8)
+        axes.set_xticks(range(len(checkpoints)), [label(*checkpoint) for checkpoint in checkpoints], rotation=90)
+        axes.tick_params(labelsize=7)
+    figure.supxlabel("checkpoint", fontsize=9)
+    drawn = [variant for variant in COLOURS if variant in set(scores["variant"])]
+    handles = [Line2D([], [], color=COLOURS[variant], marker="o", label=variant) for variant in drawn]
+    figure.legend(handles=handles, loc="outside lower right", ncols=len(drawn), fontsize=8)
+    spread = ", ".join(f"{variant} {widest[variant]:.3g}" for variant in drawn)
+    title = f"Widest spread of a checkpoint's score over the releases: {spread}"
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    return figure
 
 
 def _parity_finding(parity: pd.DataFrame) -> str:
