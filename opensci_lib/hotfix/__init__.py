@@ -161,12 +161,13 @@ def _rewrite(folder: Path, rules: list[Rule]) -> tuple[dict[str, str], dict[str,
     if (folder / "tokenizer_config.json").exists():
         roles["tokenizer_config"] = folder / "tokenizer_config.json"
     originals = {role: _read(path) for role, path in roles.items()}
-    # Each rule is tried on the source first, so that what it can't rewrite is named by the source's own line.
-    for rule in rules:
-        _apply(rule, originals, roles)
     texts, applied = dict(originals), {}
     for rule in rules:
-        rewritten = _apply(rule, texts, roles)
+        try:
+            rewritten = _apply(rule, texts, roles)
+        except OpensciError:
+            _apply(rule, originals, roles)  # names the line as it stands in the source, not as other rules left it
+            raise
         if rewritten is not None and rewritten != texts[rule.target]:
             texts[rule.target] = rewritten
             applied[rule.id] = roles[rule.target].name
