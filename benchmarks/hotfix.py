@@ -1,30 +1,31 @@
-"""Time and disk of a hotfix as the weights grow, against copying the folder and replacing text in the copy.
+"""What does a hotfix take as the weights grow, against copying the folder and replacing text in the copy?
 
     uv run python benchmarks/hotfix.py
 
-Writes `benchmarks/results/hotfix.json` and prints it as a table. The weights are sparse files with a right header;
-copying one of 70 GB would write as many bytes, so that size is only hotfixed.
+Both ways in turn, on folders with weights of 3.4 MB, 3.4 GB and 70 GB: sparse files with a right header. Copying one
+of 70 GB would write as many bytes, so that size is only hotfixed. Disk is what only the new folder takes.
 """
 
+from __future__ import annotations
+
 import json
-import os
-import platform
 import shutil
 import statistics
-import tempfile
-import time
-from importlib.metadata import version
+from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
-import pandas as pd
+import click
+from checkout import scratch
+from record import at_most, own_bytes, rounded, save, seconds, spread
+from tqdm import tqdm
 
+from opensci_lib import project
 from opensci_lib.hotfix import hotfix
 
-HERE = Path(__file__).parent
-CODE = HERE.parent / "opensci_lib" / "miniature"
+CODE = project.ROOT / "opensci_lib" / "miniature"
 SIZES = {"3.4 MB": 3_400_000, "3.4 GB": 3_400_000_000, "70 GB": 70_000_000_000}
 COPIED = ("3.4 MB", "3.4 GB")
-REPETITIONS = 5
 
 
 def make(folder: Path, size: int) -> None:
@@ -50,44 +51,58 @@ def copy_and_replace(source: Path, target: Path) -> None:
     file.write_text(file.read_text().replace("LossKwargs", "TransformersKwargs"))
 
 
-def timed(action, source: Path, target: Path) -> tuple[float, int]:
+WAYS = {"hotfix": hotfix, "copy and replace": copy_and_replace}
+
+
+def measure(action: Callable[[Path, Path], object], source: Path, target: Path) -> tuple[float, int]:
     """Return seconds and bytes of disk that an action took."""
-    begun = time.perf_counter()
-    action(source, target)
-    seconds = time.perf_counter() - begun
-    # What only the target holds: a hard link takes no room.
-    used = sum(status.st_blocks * 512 for file in target.iterdir() if (status := file.stat()).st_nlink == 1)
+    duration = seconds(action, source, target)
+    used = own_bytes(target)
     shutil.rmtree(target)
-    return seconds, used
+    return duration, used
 
 
-def main() -> None:
-    """Measure, in turn, print and save."""
-    rows = []
-    outputs = HERE.parent / "outputs"  # ignored by git, and on the disk of the checkout
-    outputs.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=outputs) as scratch:
+@click.command()
+@click.option("--repetitions", default=5, show_default=True, help="How often each way is measured.")
+def main(repetitions: int) -> None:
+    """Measure both ways in turn, print and save."""
+    runs = defaultdict(list)
+    with scratch() as folder:
         for name, size in SIZES.items():
-            source = Path(scratch) / name.replace(" ", "")
-            make(source, size)
-            ways = {"hotfix": hotfix, "copy and replace": copy_and_replace}
-            for way in ways if name in COPIED else ["hotfix"]:
-                runs = [timed(ways[way], source, Path(scratch) / "target") for _ in range(REPETITIONS)]
-                rows.append(
-                    {
-                        "weights": name,
-                        "way": way,
-                        "median seconds": round(statistics.median(seconds for seconds, _ in runs), 3),
-                        "least": round(min(seconds for seconds, _ in runs), 3),
-                        "most": round(max(seconds for seconds, _ in runs), 3),
-                        "disk (MB)": round(statistics.median(used for _, used in runs) / 1e6, 2),
-                    }
+            make(folder / name, size)
+        pairs = [(name, way) for name in SIZES for way in WAYS if way == "hotfix" or name in COPIED]
+        for name, way in tqdm(pairs * repetitions, "folders"):
+            runs[name, way].append(measure(WAYS[way], folder / name, folder / "target"))
+    rows = [
+        {
+            "weights": name,
+            "way": way,
+            **spread(duration for duration, _ in runs[name, way]),
+            "disk (MB)": round(statistics.median(used for _, used in runs[name, way]) / 1e6, 2),
+        }
+        for name, way in pairs
+    ]
+    ours = [row for row in rows if row["way"] == "hotfix"]
+    times = [row["median seconds"] for row in ours]
+    save(
+        "hotfix",
+        rows,
+        [
+            at_most(1.1, "longest / shortest hotfix over all sizes", max(times) / min(times)),
+            at_most(1, "disk of a hotfix, MB", max(row["disk (MB)"] for row in ours)),
+        ],
+        repetitions,
+        packages=["libcst"],
+        hotfix_to_copy={
+            name: rounded(
+                statistics.median(
+                    fix / copy
+                    for (fix, _), (copy, _) in zip(runs[name, "hotfix"], runs[name, "copy and replace"], strict=True)
                 )
-    machine = {"cores": os.cpu_count(), "system": platform.system(), "processor": platform.machine()}
-    versions = {"python": platform.python_version(), "libcst": version("libcst")}
-    record = {"repetitions": REPETITIONS, "machine": machine, "versions": versions, "rows": rows}
-    (HERE / "results" / "hotfix.json").write_text(json.dumps(record, indent=2) + "\n")
-    print(pd.DataFrame(rows).to_string(index=False))
+            )
+            for name in COPIED
+        },
+    )
 
 
 if __name__ == "__main__":
