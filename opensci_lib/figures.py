@@ -108,7 +108,11 @@ def family_parity(parity: pd.DataFrame) -> Figure:
 
     `parity` holds the rows of every `parity.csv` behind `model` and `revision` (`family.gather`).
     """
-    equal = parity.groupby(["model", "revision", "variant", "tf_version"], sort=False)["bitwise_equal"].all()
+    runs = (
+        parity.groupby(["model", "revision", "variant", "tf_version"], sort=False)["bitwise_equal"]
+        .all()
+        .reset_index()
+    )
     checkpoints = list(dict.fromkeys(zip(parity["model"], parity["revision"], strict=True)))
     releases = list(dict.fromkeys(parity["tf_version"]))
     variants = [variant for variant in COLOURS if variant in set(parity["variant"])]
@@ -117,9 +121,8 @@ def family_parity(parity: pd.DataFrame) -> Figure:
     parts = []
     for axes, variant in zip(panels, variants, strict=True):
         cells = np.full((len(checkpoints), len(releases)), np.nan)  # what did not run stays blank
-        for (model, revision, its, release), same in equal.items():
-            if its == variant:
-                cells[checkpoints.index((model, revision)), releases.index(release)] = same
+        for run in runs[runs["variant"] == variant].itertuples():
+            cells[checkpoints.index((run.model, run.revision)), releases.index(run.tf_version)] = run.bitwise_equal
         axes.imshow(cells, aspect="auto", cmap=ListedColormap([DIFFERENT, EQUAL]), vmin=0, vmax=1)
         axes.set_xticks(range(len(releases)), releases, rotation=90, fontsize=8)
         axes.set_xticks(np.arange(-0.5, len(releases)), minor=True)

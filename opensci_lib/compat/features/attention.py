@@ -28,6 +28,14 @@ def flash(case: Case) -> None:
     expect_equal(model.config._attn_implementation, "flash_attention_2", "attention")
 
 
+@feature("attention chosen anew after loading")
+def switch(case: Case) -> None:
+    model, ids = case.load(attn_implementation="sdpa"), case.ids[1]
+    model.set_attn_implementation("eager")
+    expect_equal(model.config._attn_implementation, "eager", "attention")
+    expect_equal(logits(model, ids), logits(case.load(attn_implementation="eager"), ids), "logits")
+
+
 @feature("flex attention")
 def flex(case: Case) -> None:
     shallow = case.edited(num_hidden_layers=1)  # it is compiled

@@ -57,6 +57,21 @@ def checkpointing(case: Case) -> None:
     _checkpointing(case, use_reentrant=False)
 
 
+@feature("gradient checkpointing of every second layer")
+def checkpointing_every_second(case: Case) -> None:
+    model, ids = case.load().train(), case.ids[1]
+    plain = _gradients(model, ids)
+    model.gradient_checkpointing_enable(every_n_layers=2)
+    runs = []
+    layers = model.model.layers
+    for number, layer in enumerate(layers):
+        layer.mlp.register_forward_hook(lambda *_, number=number: runs.append(number))
+    found = _gradients(model, ids)
+    expect_equal(len(runs), len(layers) + len(layers) // 2, "times that a layer was computed")
+    for name, gradient in plain.items():
+        expect_equal(found[name], gradient, f"gradient of {name}")
+
+
 @feature("Trainer, three steps")
 def trainer(case: Case) -> None:
     ids = case.ids[2][0].tolist()

@@ -1,0 +1,63 @@
+import pytest
+
+from opensci_lib.hotfix.rules.checkpoint_layers import _EXAMPLE, _IMPORT
+from tests.hotfix.specification import check_noop, check_transformed, check_unrecognised
+
+RULE = "checkpoint-layers"
+BEFORE = _EXAMPLE.format(base="nn.Module", condition="")
+AFTER = _EXAMPLE.format(
+    base="GradientCheckpointingLayer", condition=' and not hasattr(layer, "gradient_checkpointing")'
+)
+
+
+@pytest.mark.parametrize(
+    ("imports", "module"),
+    [
+        ("from torch import nn\nimport math\n", "nn.Module"),
+        ("import torch.nn as nn\n", "nn.Module"),
+        ("import torch\n", "torch.nn.Module"),
+    ],
+)
+def test_after_the_last_import_and_by_the_file_s_own_name(imports, module):
+    before, after = (source.replace("nn.", module.removesuffix("Module")) for source in (BEFORE, AFTER))
+    check_transformed(RULE, imports + before, imports + _IMPORT.format(module=module) + after)
+
+
+def test_the_condition_the_other_way_round():
+    turned = [
+        source.replace(
+            "self.gradient_checkpointing and self.training", "self.training and self.gradient_checkpointing"
+        )
+        for source in (BEFORE, AFTER)
+    ]
+    imports = "from torch import nn\n"
+    check_transformed(RULE, imports + turned[0], imports + _IMPORT.format(module="nn.Module") + turned[1])
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        BEFORE.replace("self._gradient_checkpointing_func(layer.__call__, x)", "layer(x)"),
+        BEFORE.replace("self.training:", 'self.training and not hasattr(layer, "gradient_checkpointing"):'),
+    ],
+)
+def test_left_alone(source):
+    check_noop(RULE, "from torch import nn\n" + source)
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later"),
+    [
+        (" and self.training", ""),
+        ("layer.__call__, x", "lambda x: layer(x), x"),
+        ("                x = layer(x)\n", "                x = layer(x=x)\n"),
+        ("                x = layer(x)\n", "                x = layer(*x)\n"),
+        ("                x = layer(x)\n", "                pass\n"),
+        ("class Layer(nn.Module)", "class Layer(Other)"),
+        ("nn.ModuleList([Layer() for _ in range(config.layers)])", "make(config)"),
+    ],
+)
+def test_named_with_its_line(earlier, later):
+    source = "from torch import nn\n" + BEFORE.replace(earlier, later)
+    assert source.count("\n") == 14
+    check_unrecognised(RULE, source, 12)
