@@ -64,10 +64,10 @@ def checkpointing_every_second(case: Case) -> None:
     model.gradient_checkpointing_enable(every_n_layers=2)
     runs = []
     layers = model.model.layers
-    for number, layer in enumerate(layers):
-        layer.mlp.register_forward_hook(lambda *_, number=number: runs.append(number))
+    for layer in layers:  # as it begins: a layer that is computed again stops before its end
+        layer.mlp.register_forward_pre_hook(lambda *_: runs.append(1))
     found = _gradients(model, ids)
-    expect_equal(len(runs), len(layers) + len(layers) // 2, "times that a layer was computed")
+    expect_equal(len(runs), len(layers) + (len(layers) + 1) // 2, "times that a layer was computed")
     for name, gradient in plain.items():
         expect_equal(found[name], gradient, f"gradient of {name}")
 
