@@ -153,7 +153,6 @@ def family_scores(scores: pd.DataFrame) -> Figure:
     checkpoints = list(dict.fromkeys(zip(scores["model"], scores["revision"], strict=True)))
     tasks = list(scores.groupby("task", sort=False))
     figure, [panels] = _figure(4.2, 1, len(tasks), sharex=True)
-    widest = dict.fromkeys(COLOURS, 0.0)
     for axes, (task, rows) in zip(panels, tasks, strict=True):
         for variant, wide in {"original": 5.0, "minimal": 1.5, "fixed": 1.5}.items():
             ours = rows[rows["variant"] == variant].groupby(["model", "revision"], sort=False)["score"]
@@ -164,8 +163,6 @@ def family_scores(scores: pd.DataFrame) -> Figure:
                 axes.fill_between(places, low, high, color=COLOURS[variant], alpha=0.25, linewidth=0)
                 axes.vlines(places, low, high, color=COLOURS[variant], linewidth=wide)
                 axes.plot(places, (low + high) / 2, "o-", color=COLOURS[variant], markersize=wide + 2, linewidth=wide)
-            if len(spans):
-                widest[variant] = max(widest[variant], float((spans["max"] - spans["min"]).max()))
         axes.set_title(task, fontsize=9)
         axes.set_ylabel(rows["metric"].iloc[0], fontsize=8)
         axes.set_xticks(range(len(checkpoints)), [label(*checkpoint) for checkpoint in checkpoints], rotation=90)
@@ -174,8 +171,13 @@ def family_scores(scores: pd.DataFrame) -> Figure:
     drawn = [variant for variant in COLOURS if variant in set(scores["variant"])]
     handles = [Line2D([], [], color=COLOURS[variant], marker="o", label=variant) for variant in drawn]
     figure.legend(handles=handles, loc="outside lower right", ncols=len(drawn), fontsize=8)
-    spread = ", ".join(f"{variant} {widest[variant]:.3g}" for variant in drawn)
-    title = f"Widest spread of a checkpoint's score over the releases: {spread}"
+    right = scores[scores["variant"] == "original"].groupby(["task", "model", "revision"])["score"].first()
+    parts = []
+    for variant in drawn:
+        found = scores[scores["variant"] == variant].groupby(["task", "model", "revision"])["score"]
+        same = (found.min() == right) & (found.max() == right)
+        parts.append(f"{variant} {int(same.sum())} of {len(same)}")
+    title = f"Scores that are the original's on every release: {', '.join(parts)}"
     figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     return figure
 

@@ -55,8 +55,8 @@ def test_pictures_count_what_the_data_say(outputs):
     picture = figures.family_parity(gather(folders, "parity.csv"))
     assert "3 checkpoints" in picture.get_suptitle()
     assert "original 3 of 3, minimal 0 of 3, fixed 5 of 6" in picture.get_suptitle()
-    spread = figures.family_scores(gather(folders, "evaluation.csv")).get_suptitle()
-    assert spread.endswith("original 0, minimal 0, fixed 0.25")
+    scores = figures.family_scores(gather(folders, "evaluation.csv")).get_suptitle()
+    assert scores.endswith("original 3 of 3, minimal 0 of 3, fixed 2 of 3")
 
 
 def test_the_notebook_links_each_checkpoint(outputs):
