@@ -46,6 +46,17 @@ def _with_answer(tree: Tree) -> Any:
     return lambda body: body.with_changes(body=[*body.body, answer])
 
 
+_EXAMPLE = (
+    "from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel\n"
+    "\n"
+    "class Attention:\n"
+    "    def forward(self, x):\n"
+    "        return ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation](self, x)\n"
+    "\n"
+    "class Base(PreTrainedModel):\n"
+    "    _supports_sdpa = True\n"
+)
+
 RULE = Rule(
     id="attention-switch",
     target="modeling",
@@ -53,27 +64,8 @@ RULE = Rule(
     cause=(
         "model.set_attn_implementation changes nothing but logs a warning: the file lacks a call that it looks for."
     ),
-    before=(
-        "from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel\n"
-        "\n"
-        "class Attention:\n"
-        "    def forward(self, x):\n"
-        "        return ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation](self, x)\n"
-        "\n"
-        "class Base(PreTrainedModel):\n"
-        "    _supports_sdpa = True\n"
-    ),
-    after=(
-        "from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel\n"
-        "\n"
-        "class Attention:\n"
-        "    def forward(self, x):\n"
-        "        return ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation](self, x)\n"
-        "\n"
-        "class Base(PreTrainedModel):\n"
-        "    _supports_sdpa = True\n"
-        "\n" + "".join(f"    {line}\n" for line in _METHOD.splitlines())
-    ),
+    before=_EXAMPLE,
+    after=_EXAMPLE + "\n" + "".join(f"    {line}\n" for line in _METHOD.splitlines()),
     trf=(),
     signs=("does not support setting its attention implementation dynamically",),
     rewrite=rewrite,
