@@ -71,14 +71,16 @@ class Cluster:
         raise TimeoutError(f"no job {comment!r} was {state} within {seconds} s: {self.jobs()}")
 
 
+def missing_programs() -> list[str]:
+    """Return which of the programs that a cluster needs are not installed."""
+    return [program for program in PROGRAMS if shutil.which(program, path=_SEARCH) is None]
+
+
 @contextmanager
 def cluster() -> Generator[Cluster]:
     """Start munge, the controller and the node's daemon; stop them, and all jobs, at the end."""
-    if missing := [program for program in PROGRAMS if shutil.which(program, path=_SEARCH) is None]:
-        raise RuntimeError(
-            f"{', '.join(missing)} not found: install Debian's slurm-wlm and munge, or leave this out with "
-            "`uv run pytest -m 'not slurm'`."
-        )
+    if missing := missing_programs():
+        raise RuntimeError(f"{', '.join(missing)} not found: install Debian's slurm-wlm and munge.")
     with ExitStack() as stack:
         # Sockets have short names: pytest's own temporary folders can be too deep.
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="slurm-")))

@@ -1,5 +1,6 @@
 """What tests share: the miniature, its hotfixed folders, and runs of them in kernel environments."""
 
+import os
 from functools import cache
 from pathlib import Path
 
@@ -10,6 +11,30 @@ from opensci_lib.compare import Run
 from opensci_lib.download import download
 from opensci_lib.hotfix import hotfix
 from opensci_lib.variants import VARIANTS
+from tests.cluster import missing_programs
+
+_ABSENT = pytest.StashKey[list[str]]()
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave the cluster's tests out where SLURM is not installed; in CI they stay, and fail."""
+    absent = [] if os.environ.get("CI") else missing_programs()
+    slurm = [item for item in items if item.get_closest_marker("slurm")]
+    if absent and slurm:
+        config.stash[_ABSENT] = absent
+        config.hook.pytest_deselected(items=slurm)
+        items[:] = [item for item in items if item not in slurm]
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Say loudly what was left out."""
+    if absent := config.stash.get(_ABSENT, []):
+        terminalreporter.write_line(
+            f"THE TESTS ON A SLURM CLUSTER DID NOT RUN: {', '.join(absent)} not found "
+            "(`apt install slurm-wlm munge` brings them).",
+            red=True,
+            bold=True,
+        )
 
 
 @pytest.fixture(scope="session")
