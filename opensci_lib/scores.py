@@ -205,6 +205,8 @@ def changed_items(reference: Evaluation, runs: list[Evaluation]) -> pd.DataFrame
 
 def verdict(table: pd.DataFrame) -> list[str]:
     """Say for each variant what the rows of `score_table` show; runs with other settings are named with them."""
+    # Read back from a file, empty words are NaN, and tables of earlier versions tell no settings.
+    table = table.assign(settings=table.get("settings", "")).fillna({"settings": ""})
     sentences = []
     for variant, rows in table.groupby("variant", sort=False):
         runs = [of for _, of in rows.groupby("tf_version", sort=False)]
@@ -234,7 +236,7 @@ def _change(row: dict[str, Any]) -> str:
     change = f"{row['task']} {row['reference']:.3f} to {row['score']:.3f} {row['metric']}"
     if row["metric"] == NATS:
         return change
-    return f"{change} (McNemar p = {row['p_value']:.1g}, {row['changed']} of {row['items']} predictions changed)"
+    return f"{change} (McNemar p = {row['p_value']:.1g}, {row['changed']:.0f} of {row['items']} predictions changed)"
 
 
 def published() -> pd.DataFrame:

@@ -482,6 +482,16 @@ def test_the_verdict_counts_the_items_of_all_tasks_once(reference, tmp_path):
     ]
 
 
+def test_a_table_that_was_written_and_read_again_says_the_same(reference, tmp_path):
+    runs = [write(tmp_path, "5.2.0/minimal", **MINIMAL, dtype="bfloat16"), write(tmp_path, "5.2.0/fixed")]
+    table = scores.score_table(reference, runs)
+    table.to_csv(tmp_path / "evaluation.csv", index=False)
+    again = pd.read_csv(tmp_path / "evaluation.csv", dtype={"tf_version": str})
+    assert scores.verdict(again) == scores.verdict(table)
+    without_settings = [said.replace(" (dtype bfloat16 instead of float32)", "") for said in scores.verdict(table)]
+    assert scores.verdict(again.drop(columns="settings")) == without_settings
+
+
 RUNS = ["4.9.0/original", "4.48.0/original", "4.48.0/minimal", "4.48.0/fixed", "5.2.0/fixed", "5.10.0/minimal"]
 
 
