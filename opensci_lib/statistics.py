@@ -9,19 +9,24 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from opensci_lib.errors import OpensciError
+
 _SMALL = 25  # discordant items up to which McNemar's test is computed exactly (Fagerland et al. 2013)
 _RESAMPLES = 2000
+_LIKELIHOODS = ("loglikelihoods", "loglikelihoods_reference")
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How a candidate's items compare with the reference's.
+    """How a run's items compare with the reference's.
 
-    `score` and `reference` are means over items of the column `value` (0 or 1 for accuracy), and `standard_error` is
-    that of `score`; `difference` is their difference with its 95 % paired bootstrap interval `low` to `high`;
-    `agreement` is the share of items with the same prediction, `changed` the number with another; `p_value` is
-    McNemar's; `largest_change` is that of any log-likelihood (nats). `equal` says that all log-likelihoods are bit
-    for bit the reference's: the rest is then exact, not estimated.
+    `score` and `reference` are the two means over items of the column `value` (0 or 1 for accuracy), and
+    `standard_error` is that of `score`; `difference` is `score` less `reference`, with its 95 % paired bootstrap
+    interval `low` to `high`. `agreement` is the share of items with the same prediction, `changed` the number with
+    another, and `p_value` McNemar's: NaN, None and NaN where no item has a prediction. `largest_change` is that of
+    any log-likelihood (nats): 0 where its bits are the same, else NaN where one of the two is NaN. `equal` says that
+    all log-likelihoods and values are bit for bit the reference's and all predictions the same: the rest is then
+    exact, not estimated.
     """
 
     items: int
@@ -32,44 +37,58 @@ class Comparison:
     low: float
     high: float
     agreement: float
-    changed: int
+    changed: int | None
     p_value: float
     largest_change: float
     equal: bool
 
 
-def compare_items(reference: pd.DataFrame, candidate: pd.DataFrame) -> Comparison:
-    """Compare two tables of the same items of one task.
+def compare_items(items: pd.DataFrame) -> Comparison:
+    """Compare the paired items of one task.
 
-    Columns: `doc_id`, `text` (together the key), `value`, `prediction`, `loglikelihoods` (a list each).
+    Columns, each also with the suffix `_reference`: `value` (float), `prediction` (empty or missing where there is
+    none), `loglikelihoods` (nats, a list for each item, as long as the reference's).
 
     Raises:
-        ValueError: when the two do not hold the same items.
+        OpensciError: when there are no items.
 
     """
-    keys = ["doc_id", "text"]
-    both = reference.merge(candidate, on=keys, suffixes=("_reference", ""), validate="one_to_one")
-    if not len(both) == len(reference) == len(candidate):
-        raise ValueError(f"{len(reference)} and {len(candidate)} items have only {len(both)} in common")
-    names = ("loglikelihoods", "loglikelihoods_reference")
-    ours, theirs = (np.concatenate(both[name].map(np.asarray).to_list()) for name in names)
-    equal = bool(np.array_equal(ours.view(np.int64), theirs.view(np.int64)))
-    right, before = both["value"].to_numpy(float), both["value_reference"].to_numpy(float)
-    low, high = paired_bootstrap(before, right)
+    if items.empty:
+        raise OpensciError("There are no items to compare: evaluate both runs on the same tasks.")
+    after, before = (items[name].to_numpy(float) for name in ("value", "value_reference"))
+    ours, theirs = (np.concatenate(items[name].to_list(), dtype=float) for name in _LIKELIHOODS)
+    moved, changed = _other_bits(ours, theirs), changed_predictions(items)
+    predicted = _predictions(items).ne("").any(axis=None)
+    low, high = paired_bootstrap(before, after)
     return Comparison(
-        items=len(both),
-        score=float(right.mean()),
-        standard_error=standard_error(right),
+        items=len(items),
+        score=float(after.mean()),
+        standard_error=standard_error(after),
         reference=float(before.mean()),
-        difference=float((right - before).mean()),
+        difference=float((after - before).mean()),
         low=low,
         high=high,
-        agreement=float((both["prediction"] == both["prediction_reference"]).mean()),
-        changed=int((both["prediction"] != both["prediction_reference"]).sum()),
-        p_value=mcnemar(before, right),
-        largest_change=float(np.abs(ours - theirs).max()),
-        equal=equal,
+        agreement=float((~changed).mean()) if predicted else float("nan"),
+        changed=int(changed.sum()) if predicted else None,
+        p_value=mcnemar(before, after) if predicted else float("nan"),
+        largest_change=float(np.abs(ours[moved] - theirs[moved]).max(initial=0)),
+        equal=not (moved.any() or changed.any() or _other_bits(after, before).any()),
     )
+
+
+def changed_predictions(items: pd.DataFrame) -> pd.Series:
+    """Say of each paired item whether its prediction is another than the reference's; none is the same as none."""
+    predictions = _predictions(items)
+    return predictions["prediction"] != predictions["prediction_reference"]
+
+
+def _predictions(items: pd.DataFrame) -> pd.DataFrame:
+    # A column that holds nothing but NaN is one of numbers, which words can't fill.
+    return items[["prediction", "prediction_reference"]].astype(object).fillna("")
+
+
+def _other_bits(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    return ours.view(np.int64) != theirs.view(np.int64)
 
 
 def standard_error(values: np.ndarray) -> float:
@@ -98,11 +117,13 @@ def mcnemar(before: np.ndarray, after: np.ndarray) -> float:
 def paired_bootstrap(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
     """Return the 95 % percentile interval of mean(after - before), resampling items; the same one on every call.
 
-    Source: Efron and Tibshirani 1993, chapter 13; `scipy.stats.bootstrap`. Where no item differs, or there is one
-    item only, the interval is the difference itself.
+    Source: Efron and Tibshirani 1993, chapter 13; `scipy.stats.bootstrap`. Where all items differ by the same, as
+    where none does or there is one only, the interval is that difference; where one is not finite, it is NaN.
     """
     differences = after - before
-    if len(differences) < 2 or (differences == differences[0]).all():
+    if not np.isfinite(differences).all():
+        return float("nan"), float("nan")
+    if (differences == differences[0]).all():
         return float(differences[0]), float(differences[0])
     interval = stats.bootstrap(
         (differences,), np.mean, n_resamples=_RESAMPLES, method="percentile", rng=np.random.default_rng(0)

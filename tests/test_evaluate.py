@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from opensci_lib import kernels, scores, tasks
+from opensci_lib import kernels, tasks
 from opensci_lib.tasks.__main__ import write
 
 RELEASE = "5.23.0"
@@ -232,52 +232,3 @@ def test_downloading_data_of_an_unknown_task_gets_a_sentence():
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("Error: There is no task 'no_such_task'")
     assert "Traceback" not in done.stderr
-
-
-def test_the_report_says_what_the_items_say(outcomes, tmp_path):
-    """One run equal to the reference, one with two answers changed."""
-    for run in ("4.48.0/original", "5.2.0/fixed", "5.2.0/minimal"):
-        (tmp_path / run).parent.mkdir(exist_ok=True)
-        (tmp_path / run).mkdir()
-        for file in ("eval.json", "samples.parquet", "positions.parquet"):
-            (tmp_path / run / file).write_bytes((outcomes["all"] / file).read_bytes())
-    path = tmp_path / "5.2.0" / "minimal" / "samples.parquet"
-    samples = pd.read_parquet(path)
-    for row in range(8):
-        samples.at[row, "correct"] = 0.0
-        samples.at[row, "prediction"] = "wrong"
-        samples.at[row, "loglikelihoods"] = samples.at[row, "loglikelihoods"] - 1
-    samples.to_parquet(path)
-    out = tmp_path / "evaluation.ipynb"
-    done = subprocess.run(
-        [
-            Path(sys.executable).with_name("papermill"),
-            "notebooks/evaluation_report.ipynb",
-            out,
-            "-p",
-            "output_dir",
-            tmp_path,
-        ],
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    table = pd.read_csv(tmp_path / "evaluation.csv", dtype={"tf_version": str})
-    equal = table.groupby(["tf_version", "variant"])["equal"].all()
-    assert equal.to_dict() == {("4.48.0", "original"): True, ("5.2.0", "fixed"): True, ("5.2.0", "minimal"): False}
-    changed = pd.read_csv(tmp_path / "changed_items.csv")
-    assert len(changed) == 8
-    [row] = table[(table["variant"] == "minimal") & (table["task"] == "opensci_facts")].to_dict("records")
-    assert row["changed"] == 8
-    assert row["p_value"] == pytest.approx(2 / 2**8)
-    text = out.read_text()
-    assert "**fixed** scores exactly what the reference scores" in text
-    assert "**minimal** differs on 1 of 1 releases" in text
-    assert text.count('"image/png"') == 4
-
-
-def test_without_evaluations_the_report_says_what_to_do(tmp_path):
-    with pytest.raises(Exception, match="run `snakemake evaluation` first"):
-        scores.find_evaluations(tmp_path)
