@@ -168,15 +168,15 @@ def _draw_spans(axes: Axes, places: list[int], low: np.ndarray, high: np.ndarray
 
 
 def _mark_undrawn(axes: Axes, places: Any, values: Any, colour: str) -> None:
-    """Mark at the upper edge where a value is NaN or infinite: a line would only have a gap there."""
+    """Mark near the upper edge where a value is NaN or infinite: a line would only have a gap there."""
     gone = np.asarray(places)[~np.isfinite(values)]
-    axes.plot(gone, np.ones(len(gone)), "x", color=colour, transform=axes.get_xaxis_transform(), clip_on=False)
+    axes.plot(gone, np.full(len(gone), 0.96), "x", color=colour, transform=axes.get_xaxis_transform())
 
 
 def logit_difference(positions: pd.DataFrame, prompt: int) -> Figure:
     """Draw the largest |logit difference| at each position, one line a release and variant: 4.x beside 5.x.
 
-    A cross at the upper edge is a position with NaN or infinity.
+    A cross near the upper edge is a position with NaN or infinity.
     """
     frame = positions[positions["prompt"] == prompt]
     runs = findings.runs_in_order(frame)
