@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pandas.io.formats.style import Styler
 
 from opensci_lib.capture import Capture
 from opensci_lib.compare import Run, describe_stage, first_divergence
@@ -30,6 +31,13 @@ _ITEM = ["task", "metric", "doc_id", "text"]
 def number(value: float, digits: int = 3) -> str:
     """Write a number with its significant digits: 0.0004 is "0.0004"."""
     return "NaN" if math.isnan(value) else f"{value:.{digits}g}"
+
+
+def readable(frame: pd.DataFrame) -> Styler:
+    """Return a frame as notebooks show it: without its index, numbers with six significant digits."""
+    table = frame.style.hide()
+    table.format(lambda value: number(value, 6), subset=frame.select_dtypes("float").columns)
+    return table
 
 
 def ascending(releases: Iterable[str]) -> list[str]:
@@ -52,6 +60,18 @@ def _parts(release: str) -> list[int]:
     return [int(part) for part in release.split(".")]
 
 
+def _all_true(values: pd.Series) -> bool:
+    return bool(values.eq(True).all())
+
+
+def _smallest(values: pd.Series) -> float:
+    return values.min(skipna=False)
+
+
+def _largest(values: pd.Series) -> float:
+    return values.max(skipna=False)
+
+
 # Logits
 
 
@@ -65,8 +85,26 @@ def parity_by_run(parity: pd.DataFrame) -> pd.DataFrame:
     return (
         parity.groupby(keys)
         .agg(
-            equal=("bitwise_equal", lambda values: values.eq(True).all()),
-            max_abs_diff=("max_abs_diff", lambda values: values.max(skipna=False)),
+            equal=("bitwise_equal", _all_true),
+            max_abs_diff=("max_abs_diff", _largest),
+        )
+        .reset_index()
+    )
+
+
+def parity_by_checkpoint(parity: pd.DataFrame) -> pd.DataFrame:
+    """Gather the runs of each checkpoint of a family (`family.gather`).
+
+    Returns a row a checkpoint and variant: `model`, `revision`, `variant`; `releases`, their number; `bitwise_equal`,
+    on all of them and on every prompt; the largest `max_abs_diff` and the lowest `top1_agreement`, NaN where one is.
+    """
+    return (
+        parity.groupby([*_CHECKPOINT, "variant"], sort=False)
+        .agg(
+            releases=("tf_version", "nunique"),
+            bitwise_equal=("bitwise_equal", _all_true),
+            max_abs_diff=("max_abs_diff", _largest),
+            top1_agreement=("top1_agreement", _smallest),
         )
         .reset_index()
     )
@@ -99,8 +137,7 @@ def largest_logit_difference(positions: pd.DataFrame) -> str:
     worst = []
     for variant in in_order(positions["variant"]):
         rows = positions[positions["variant"] == variant]
-        equal, largest = rows["bitwise_equal"].eq(True).all(), rows["max_abs_diff"].max(skipna=False)
-        worst.append(f"{variant} {_difference(equal, largest)}")
+        worst.append(f"{variant} {_difference(_all_true(rows['bitwise_equal']), _largest(rows['max_abs_diff']))}")
     return f"Largest logit difference: {', '.join(worst)}"
 
 
@@ -251,8 +288,8 @@ def score_spans(scores: pd.DataFrame) -> pd.DataFrame:
         rows.groupby(keys, sort=False)
         .agg(
             releases=("tf_version", "nunique"),
-            lowest=("score", lambda values: values.min(skipna=False)),
-            highest=("score", lambda values: values.max(skipna=False)),
+            lowest=("score", _smallest),
+            highest=("score", _largest),
             same=("same", "all"),
         )
         .reset_index()

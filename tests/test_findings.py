@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from bs4 import BeautifulSoup
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,6 +46,14 @@ def test_a_number_that_is_not_0_never_prints_as_0(value, written):
 
 def test_numbers_have_as_many_digits_as_are_asked_for():
     assert findings.number(12.3456, 5) == "12.346"
+
+
+def test_tables_show_six_digits_of_a_number():
+    table = frame("name share count", ("a", 16383 / 16384, 3), ("b", 4e-7, 5), ("c", NAN, 7))
+    page = BeautifulSoup(findings.readable(table).to_html(), "html.parser")
+    assert [[cell.get_text() for cell in row.find_all(["th", "td"])] for row in page.find_all("tr")] == [
+        ["name", "share", "count"], ["a", "0.999939", "3"], ["b", "4e-07", "5"], ["c", "NaN", "7"],
+    ]  # fmt: skip
 
 
 @given(st.floats(allow_nan=False))
@@ -142,6 +151,21 @@ def test_a_family_counts_checkpoints_and_their_runs():
     runs = findings.parity_by_run(both)
     assert list(runs.columns) == ["model", "revision", "variant", "tf_version", "equal", "max_abs_diff"]
     assert len(runs) == 11
+
+
+def test_a_checkpoint_is_as_far_off_as_its_worst_run():
+    table = PARITY.assign(model="org--small", revision="", top1_agreement=[1, 0.75, 1, 1, 0.5, 1, 1, NAN])
+    found = findings.parity_by_checkpoint(table)
+    assert list(found.columns) == [
+        "model", "revision", "variant", "releases", "bitwise_equal", "max_abs_diff", "top1_agreement",
+    ]  # fmt: skip
+    assert found.astype(object).where(found.notna(), None).to_numpy().tolist() == [
+        ["org--small", "", "fixed", 2, False, 0.5, 0.5],
+        ["org--small", "", "minimal", 1, False, None, 1.0],
+        ["org--small", "", "original", 1, True, 0.0, None],
+    ]
+    two = pd.concat([table, table.assign(revision="2000"), table.assign(model="org--large")])
+    assert len(findings.parity_by_checkpoint(two)) == 9
 
 
 @pytest.mark.parametrize(
