@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from opensci_lib.errors import OpensciError
+from opensci_lib.variants import VARIANTS
 
 #: The reports in the order in which the page names them: file, title, what it answers.
 REPORTS = [
@@ -28,7 +30,8 @@ def index(output_dir: Path | str) -> Path:
 
     """
     folder = Path(output_dir)
-    runs = sorted((path.parent for path in folder.glob("*/*/run.json")), key=_order)
+    runs = [path.parent for path in folder.glob("*/*/run.json")]
+    runs.sort(key=lambda run: (_release(run), list(VARIANTS).index(run.name)))
     if not runs:
         raise OpensciError(f"{folder} holds no results: run `snakemake` first.")
     template = Environment(
@@ -39,7 +42,7 @@ def index(output_dir: Path | str) -> Path:
         written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         reports=[report for report in REPORTS if (folder / report[0]).exists()],
         tables=[_link(folder, path) for path in sorted(folder.iterdir()) if path.suffix in (".csv", ".png", ".json")],
-        features=[_link(folder, path) for path in sorted(folder.glob("*/compat.html"), key=_order)],
+        features=[_link(folder, path) for path in sorted(folder.glob("*/compat.html"), key=_release)],
         runs=[_run(folder, run) for run in runs],
     )
     partial = folder / ".index.html"
@@ -47,15 +50,15 @@ def index(output_dir: Path | str) -> Path:
     return partial.rename(folder / "index.html")
 
 
-def _order(path: Path) -> tuple[list[int], str]:
-    version = next(part for part in reversed(path.parts) if part[0].isdigit() and part.replace(".", "").isdigit())
-    return [int(number) for number in version.split(".")], path.name
+def _release(path: Path) -> list[int]:
+    """Return the release in whose folder something lies, as numbers."""
+    return [int(part) for part in path.parent.name.split(".")]
 
 
 def _link(folder: Path, path: Path) -> dict[str, Any]:
     """Return a link as the template writes it: relative, and with the file's size."""
     size = path.stat().st_size
-    readable = f"{size / 2**20:.1f} MiB" if size >= 2**20 else f"{max(size // 2**10, 1)} KiB"
+    readable = f"{size / 2**20:.1f} MiB" if size >= 2**20 else f"{math.ceil(size / 2**10)} KiB"
     return {
         "href": path.relative_to(folder).as_posix(),
         "name": path.name,

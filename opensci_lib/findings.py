@@ -1,0 +1,393 @@
+"""What the data say: the numbers that a figure draws, and the sentence above it.
+
+Pure functions of frames and arrays; `figures` draws what they return. Four rules hold for all of them: NaN is told,
+never skipped or taken for 0; "equal" is said of bits alone; what is not 0 never prints as 0, nor a part as the whole;
+and what was not run is neither equal nor different, but left out of both counts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pandas.io.formats.style import Styler
+
+from opensci_lib.capture import Capture
+from opensci_lib.compare import Run, describe_stage, first_divergence
+from opensci_lib.errors import OpensciError
+from opensci_lib.logits import bits
+from opensci_lib.variants import VARIANTS
+
+#: The results of `compat.csv` as a matrix draws them, worst first.
+RESULTS = {"fails": 0.0, "unsupported by this release": 1.0, "ok": 2.0}
+_VARIANTS = list(VARIANTS)
+_CHECKPOINT = ["model", "revision"]
+_ITEM = ["task", "metric", "doc_id", "text"]
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Write a number with its significant digits: 0.0004 is "0.0004"."""
+    return "NaN" if math.isnan(value) else f"{value:.{digits}g}"
+
+
+def readable(frame: pd.DataFrame) -> Styler:
+    """Return a frame as notebooks show it: without its index, numbers with six significant digits."""
+    table = frame.style.hide()
+    table.format(lambda value: number(value, 6), subset=frame.select_dtypes("float").columns)
+    return table
+
+
+def ascending(releases: Iterable[str]) -> list[str]:
+    """Return releases, each once, in the order of their numbers: 5.9.0 before 5.10.0."""
+    return sorted(set(releases), key=_parts)
+
+
+def in_order(variants: Iterable[str]) -> list[str]:
+    """Return variants, each once: original, minimal, fixed."""
+    return sorted(set(variants), key=_VARIANTS.index)
+
+
+def runs_in_order(frame: pd.DataFrame) -> list[tuple[str, str]]:
+    """Return the runs of a frame, each once, as (release, variant): releases ascending, then variants."""
+    runs = set(frame[["tf_version", "variant"]].itertuples(index=False, name=None))
+    return sorted(runs, key=lambda run: (_parts(run[0]), _VARIANTS.index(run[1])))
+
+
+def _parts(release: str) -> list[int]:
+    return [int(part) for part in release.split(".")]
+
+
+def _all_true(values: pd.Series) -> bool:
+    return bool(values.eq(True).all())
+
+
+def _smallest(values: pd.Series) -> float:
+    return values.min(skipna=False)
+
+
+def _largest(values: pd.Series) -> float:
+    return values.max(skipna=False)
+
+
+# Logits
+
+
+def parity_by_run(parity: pd.DataFrame) -> pd.DataFrame:
+    """Gather the prompts of each run of `parity.csv`, or of the frame that `family.gather` made of several.
+
+    Returns a row a run: (`model`, `revision`,) `variant`, `tf_version`; `equal`, bool, on every prompt; and
+    `max_abs_diff`, the largest, NaN where one is.
+    """
+    keys = [name for name in (*_CHECKPOINT, "variant", "tf_version") if name in parity]
+    return (
+        parity.groupby(keys)
+        .agg(
+            equal=("bitwise_equal", _all_true),
+            max_abs_diff=("max_abs_diff", _largest),
+        )
+        .reset_index()
+    )
+
+
+def parity_by_checkpoint(parity: pd.DataFrame) -> pd.DataFrame:
+    """Gather the runs of each checkpoint of a family (`family.gather`).
+
+    Returns a row a checkpoint and variant: `model`, `revision`, `variant`; `releases`, their number; `bitwise_equal`,
+    on all of them and on every prompt; the largest `max_abs_diff` and the lowest `top1_agreement`, NaN where one is.
+    """
+    return (
+        parity.groupby([*_CHECKPOINT, "variant"], sort=False)
+        .agg(
+            releases=("tf_version", "nunique"),
+            bitwise_equal=("bitwise_equal", _all_true),
+            max_abs_diff=("max_abs_diff", _largest),
+            top1_agreement=("top1_agreement", _smallest),
+        )
+        .reset_index()
+    )
+
+
+def parity_cell(equal: bool, max_abs_diff: float) -> str:
+    """Say of one run whether its logits are the reference's or how far off: "equal", "off by 0.25"."""
+    return "equal" if equal else f"off by {_difference(equal, max_abs_diff)}"
+
+
+def equal_releases(parity: pd.DataFrame) -> str:
+    """Say on how many releases each variant computes the reference's logits."""
+    return f"Releases whose logits are the reference's, bit for bit: {_counts(parity_by_run(parity), 'equal')}"
+
+
+def equal_checkpoints(parity: pd.DataFrame) -> str:
+    """Say the same of a whole family, over its checkpoints and releases (`family.gather`)."""
+    checkpoints, counts = len(parity[_CHECKPOINT].drop_duplicates()), _counts(parity_by_run(parity), "equal")
+    return f"{checkpoints} checkpoints; runs with their reference's logits, bit for bit: {counts}"
+
+
+def _counts(frame: pd.DataFrame, column: str) -> str:
+    """Count, for each variant, the rows in which a column of bool is true: "original 3 of 3, fixed 5 of 6"."""
+    columns = {variant: frame.loc[frame["variant"] == variant, column] for variant in in_order(frame["variant"])}
+    return ", ".join(f"{variant} {values.sum()} of {len(values)}" for variant, values in columns.items())
+
+
+def largest_logit_difference(positions: pd.DataFrame) -> str:
+    """Say each variant's largest logit difference over the rows of `positions.csv` that are given."""
+    worst = []
+    for variant in in_order(positions["variant"]):
+        rows = positions[positions["variant"] == variant]
+        worst.append(f"{variant} {_difference(_all_true(rows['bitwise_equal']), _largest(rows['max_abs_diff']))}")
+    return f"Largest logit difference: {', '.join(worst)}"
+
+
+def _difference(equal: bool, largest: float) -> str:
+    """Write a difference; one that is 0 though bits differ is that of 0.0 and -0.0."""
+    return number(largest) if equal or largest else "the sign of a 0"
+
+
+# The rotary embedding
+
+
+def cosine_difference(reference: Capture, candidate: Capture, prompt: int) -> np.ndarray:
+    """Return |Δcos|, float64, (positions, head_dim)."""
+    ours, theirs = (capture[f"{prompt}.cos"].astype(np.float64) for capture in (reference, candidate))
+    return np.abs(theirs - ours)
+
+
+def largest_cosine_difference(differences: dict[tuple[str, str], np.ndarray]) -> str:
+    """Say each variant's largest of `cosine_difference`, which are given by (release, variant)."""
+    worst = []
+    for wanted in in_order(variant for _, variant in differences):
+        largest = np.max([values.max() for (_, variant), values in differences.items() if variant == wanted])
+        worst.append(f"{wanted} {number(largest)}")
+    return f"Cosines of the rotary embedding, largest difference from the reference: {', '.join(worst)}"
+
+
+def inv_freq_range(inv_freq: np.ndarray) -> str:
+    """Say from where to where the rotation speeds run."""
+    return f"inv_freq runs from {number(inv_freq.max())} to {number(inv_freq.min())} radians a token"
+
+
+# Where runs part
+
+
+def stage_differences(reference: Capture, candidate: Capture, prompt: int) -> pd.DataFrame:
+    """Compare the fingerprints of two captures, stage by stage of the same name.
+
+    Returns a row a stage, the reference's in causal order and then any of the candidate's own, and a column a
+    position: 1.0 where they differ, 0.0 where they are equal, NaN in stages that one of the two lacks.
+    """
+    ours, theirs = (
+        pd.DataFrame(capture[f"{prompt}.fingerprints"], index=capture.stages) for capture in (reference, candidate)
+    )
+    both = [stage for stage in ours.index if stage in theirs.index]
+    differs = (ours.loc[both] != theirs.loc[both]).astype(float)
+    return differs.reindex(ours.index.union(theirs.index, sort=False))
+
+
+def differing_stages(differences: pd.DataFrame) -> str:
+    """Say how many of a run's stage outputs differ (`stage_differences`), and how many stages were not compared."""
+    compared = differences.dropna()
+    finding = f"{int(compared.to_numpy().sum())} of {compared.size} stage outputs differ from the reference"
+    missing = len(differences) - len(compared)
+    return f"{finding}; {missing} stages are not in both" if missing else finding
+
+
+def first_differences(reference: Run, runs: list[Run], parity: pd.DataFrame, prompt: int) -> pd.DataFrame:
+    """Return where each run first parts from the reference on a prompt.
+
+    Returns a row a run: `tf_version`, `variant`; `logits equal`, from the row of `parity`; `stages compared`, those
+    of the same name; and `first stage` and `position` of the first difference in causal order, empty where no stage
+    that was compared differs.
+    """
+    equal = parity[parity["prompt"] == prompt].set_index(["tf_version", "variant"])["bitwise_equal"]
+    rows = []
+    for run in runs:
+        stage, position = first_divergence(reference.capture, run.capture, prompt) or ("", None)
+        rows.append(
+            {
+                "tf_version": run.tf_version,
+                "variant": run.variant,
+                "logits equal": bool(equal[run.tf_version, run.variant]),
+                "stages compared": len(set(reference.capture.stages) & set(run.capture.stages)),
+                "first stage": describe_stage(stage),
+                "position": position,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def verdicts(parity: pd.DataFrame) -> pd.DataFrame:
+    """Return `variant`, `tf_version`, `prompts` and `verdict`: a row a run, or more where prompts disagree."""
+    rows = parity.assign(prompts=parity["prompt"].astype(str))
+    said = rows.groupby(["variant", "tf_version", "verdict"], sort=False)["prompts"].agg(", ".join).reset_index()
+    said = said.sort_values("variant", key=lambda names: names.map(_VARIANTS.index), kind="stable")
+    return said[["variant", "tf_version", "prompts", "verdict"]]
+
+
+def conditions(runs: list[Run]) -> pd.DataFrame:
+    """Return how each run was computed: a row a run, with versions, settings, seconds and memory."""
+    rows = {}
+    for run in runs:
+        versions, settings, seconds = (run.record[name] for name in ("versions", "settings", "seconds"))
+        rows[f"{run.tf_version} {run.variant}"] = {
+            **{name: versions[name] for name in ("torch", "tokenizers", "safetensors", "python")},
+            **{name: settings[name] for name in ("dtype", "device", "attn_implementation")},
+            "torch threads": run.record["machine"]["torch_threads"],
+            "seconds, import": seconds["import"],
+            "seconds, the rest": round(sum(seconds.values()) - seconds["import"], 1),
+            "peak memory (MiB)": round(max(run.record["peak_memory_bytes"].values()) / 2**20),
+        }
+    return pd.DataFrame(rows).T
+
+
+# Features
+
+
+def feature_codes(compat: pd.DataFrame) -> pd.DataFrame:
+    """Return the fixed folder's results (`compat.csv`) as `RESULTS` codes, NaN where a feature was not checked.
+
+    A row a feature, by `group` and `feature` in the order in which they come; a column a release, ascending.
+    """
+    fixed = compat[compat["variant"] == "fixed"]
+    codes = fixed.assign(code=[RESULTS[result] for result in fixed["result"]])
+    table = codes.pivot_table("code", ["group", "feature"], "tf_version", aggfunc="min", sort=False)
+    return table[ascending(table.columns)]
+
+
+def failing_features(codes: pd.DataFrame) -> str:
+    """Say how many of the checks (`feature_codes`) fail, are unsupported, and were not made."""
+    counts = {result: int((codes.to_numpy() == code).sum()) for result, code in RESULTS.items()}
+    missing = codes.size - sum(counts.values())
+    failed = f"{counts['fails']} checks fail" if counts["fails"] else "nothing fails"
+    parts = [failed, f"{counts['unsupported by this release']} unsupported"]
+    parts += [f"{missing} not checked"] if missing else []
+    finding = ", ".join(parts) if codes.size else "nothing was checked"
+    return f"{len(codes)} features on {codes.shape[1]} releases: {finding}"
+
+
+# Scores
+
+
+def equal_scores(table: pd.DataFrame) -> str:
+    """Say how many runs of `evaluation.csv` equal the reference bit for bit, on every task that any run has."""
+    equal = table.pivot(index=["tf_version", "variant"], columns="task", values="equal").eq(True).all(axis=1)
+    return f"{equal.sum()} of {len(equal)} runs score exactly what the reference scores"
+
+
+def score_spans(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return what each checkpoint scored over the releases on which it was evaluated (`family.gather`).
+
+    A row a task, checkpoint and variant: `task`, `metric`, `model`, `revision`, `variant`; `releases`, their number;
+    `lowest` and `highest` score, NaN where one is; and `same`, whether every score is the reference's.
+    """
+    rows = scores.assign(same=scores["score"] == scores["reference"])
+    keys = ["task", "metric", *_CHECKPOINT, "variant"]
+    return (
+        rows.groupby(keys, sort=False)
+        .agg(
+            releases=("tf_version", "nunique"),
+            lowest=("score", _smallest),
+            highest=("score", _largest),
+            same=("same", "all"),
+        )
+        .reset_index()
+    )
+
+
+def unchanged_scores(scores: pd.DataFrame) -> str:
+    """Say how many scores, a task of a checkpoint each, are the reference's on every release."""
+    counts = _counts(score_spans(scores), "same")
+    return f"Scores that are the original's on every release evaluated: {counts}"
+
+
+def paired_likelihoods(reference: pd.DataFrame, items: pd.DataFrame, run: str) -> pd.DataFrame:
+    """Pair a run's log-likelihoods with the reference's, one to one by task, metric, item and choice.
+
+    Both frames have the columns `task`, `metric`, `doc_id`, `text` and `loglikelihoods`, a list of floats a row.
+
+    Returns a row a log-likelihood: the key, `choice` (its place in the list), and `reference` and `candidate`, nats.
+
+    Raises:
+        OpensciError: when one side lacks an item, or one of its choices; `run` is what the sentence calls the run.
+
+    """
+    sides = [_by_choice(frame, name) for frame, name in ((reference, "reference"), (items, "candidate"))]
+    pairs = sides[0].merge(sides[1], how="outer", on=[*_ITEM, "choice"], validate="one_to_one", indicator="side")
+    alone = pairs[pairs["side"] != "both"]
+    if len(alone):
+        one = alone.iloc[0]
+        raise OpensciError(
+            f"Only one of {run} and the reference holds item {one['doc_id']} of {one['task']}, choice "
+            f"{one['choice']}: evaluate both on the same tasks and items."
+        )
+    return pairs.drop(columns="side")
+
+
+def _by_choice(items: pd.DataFrame, name: str) -> pd.DataFrame:
+    rows = items[[*_ITEM, "loglikelihoods"]].explode("loglikelihoods")
+    rows = rows.assign(choice=rows.groupby(level=0).cumcount(), **{name: rows["loglikelihoods"].astype(float)})
+    return rows.drop(columns="loglikelihoods")
+
+
+def moved(pairs: pd.DataFrame) -> np.ndarray:
+    """Return which of `paired_likelihoods` differ, bool: by bits, so that NaN equals itself."""
+    return bits(pairs["reference"].to_numpy()) != bits(pairs["candidate"].to_numpy())
+
+
+def moved_likelihoods(moved: dict[str, np.ndarray]) -> str:
+    """Say in how many variants no log-likelihood differs; `moved`, by variant, over all of its runs."""
+    still = sum(not differs.any() for differs in moved.values())
+    return f"Log-likelihoods lie on the diagonal, exactly, in {still} of {len(moved)} variants"
+
+
+def perplexity(nats: pd.Series) -> float:
+    """Return exp of the mean -log p of tokens, which are given in nats; NaN where one is."""
+    return float(np.exp(nats.mean(skipna=False)))
+
+
+def perplexity_by_bin(positions: pd.DataFrame, bin_size: int) -> pd.Series:
+    """Return the perplexity of each `bin_size` positions in a row, by the first of them.
+
+    `positions` has the columns `position`, from 0, and `nats`, -log p of the token there.
+    """
+    bins = positions["nats"].groupby(positions["position"] // bin_size * bin_size)
+    return bins.apply(perplexity)
+
+
+def perplexities(task: str, runs: dict[tuple[str, str], float]) -> str:
+    """Say each variant's perplexity on a task, given by (release, variant), from the lowest to the highest."""
+    spans = []
+    for wanted in in_order(variant for _, variant in runs):
+        values = [value for (_, variant), value in runs.items() if variant == wanted]
+        spans.append(f"{wanted} {_span(np.min(values), np.max(values))}")
+    return f"{task}, perplexity over all: {', '.join(spans)}"
+
+
+def _span(low: float, high: float) -> str:
+    """Write a range with four significant digits, or as many as tell its ends apart."""
+    if low < high:
+        digits = next(digits for digits in range(4, 18) if number(low, digits) != number(high, digits))
+        return f"{number(low, digits)} to {number(high, digits)}"
+    return number(low, 4)
+
+
+# One run
+
+
+def lead(best: list[dict[str, Any]]) -> str:
+    """Say by how much the likeliest next token leads the second (`top_tokens` in `run.json`)."""
+    first, second = best[:2]
+    gap = first["logit"] - second["logit"]
+    if gap == 0:
+        return f"{first['token']!r} and {second['token']!r} have the same logit"
+    return f"{first['token']!r} leads {second['token']!r} by {number(gap)} logits"
+
+
+def mean_surprisal(nats: np.ndarray, vocabulary: int) -> str:
+    """Say the mean of -log p over a prompt's tokens beside that of a uniform guess, ln of the vocabulary's size."""
+    if not len(nats):
+        return "The prompt has one token: there is none to predict"
+    spent, uniform = number(nats.mean()), number(math.log(vocabulary))
+    return f"The model spends {spent} nats a token; a uniform guess spends {uniform}"
