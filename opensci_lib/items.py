@@ -64,7 +64,7 @@ def positions(
     logged: dict[str, list[dict[str, Any]]],
     token_nats: Callable[[str], list[float]],
 ) -> pd.DataFrame:
-    """Return `positions.parquet`, a row per token of perplexity tasks: `task`, `doc_id`, `position`, `nats` (float64).
+    """Return `positions.parquet`, a row per token of perplexity tasks: `task`, `doc_id`, `position`, `nats`, float64.
 
     `configs` and `logged` as in `samples`; `token_nats` gives -log p of each token of a text.
     """
