@@ -67,7 +67,7 @@ def generate(
             "max_new_tokens": max_new_tokens,
             "dtype": str(model.dtype).removeprefix("torch."),
             "device": str(model.device),
-            "attn_implementation": attn_implementation,
+            "attn_implementation": model.config._attn_implementation,
             "prefill_chunk_size": prefill_chunk_size,
         },
         versions={"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},

@@ -69,6 +69,8 @@ class TinyForCausalLM(PreTrainedModel, GenerationMixin):
 
     def __init__(self, config):
         super().__init__(config)
+        if complaint := getattr(config, "complaint_of_loading", None):
+            raise RuntimeError(complaint)
         self.model = Decoder(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
