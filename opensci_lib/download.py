@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from opensci_lib import kernels, project
 from opensci_lib.errors import OpensciError
 from opensci_lib.model_folder import DOWNLOAD_RECORD, appearing, check_model_folder, files, link, write_json
 
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import RepoSibling
+
 MINIATURE = "miniature"
 # The release whose numbers are the reference, and under which the miniature is trained.
 REFERENCE_RELEASE = "4.48.0"
 # Weights as safetensors only: a pickle runs code when it is opened.
+_FIRST = ["config.json"]
 _PATTERNS = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.py", "*.txt", "*.model", "*.jinja"]
 
 
@@ -41,56 +47,67 @@ def download(model: str, revision: str | None = None, local_dir: Path | str | No
         local_dir: where to put it; by default the Hub's cache, or where the folder already lies.
             The outcome is recorded there as `download.json`, and what is complete is not asked for again.
 
-    The Hub's own variables hold: HF_HOME, HF_HUB_OFFLINE, HF_ENDPOINT, HF_TOKEN. An interrupted
-    download goes on where it stopped.
+    The Hub's own variables hold: HF_HOME, HF_HUB_OFFLINE, HF_ENDPOINT, HF_TOKEN. A transfer that is cut off goes on
+    where it stopped, files that are complete are kept, and all are compared with the hashes that the Hub lists.
 
     Raises:
-        OpensciError: when the model can't be had or is incomplete.
+        OpensciError: when the model can't be had, is incomplete, or is not what the Hub lists.
 
     """
-    if local_dir and (found := _recorded(Path(local_dir))) and (found.model, found.revision) == (model, revision):
-        return found
+    if revision and (model == MINIATURE or Path(model).exists()):
+        raise OpensciError(f"{model} is not from the Hub and has no revision {revision!r}: leave it out.")
+    place = Path(local_dir).absolute() if local_dir else None
+    if place:
+        if (found := _recorded(place)) and (found.model, found.revision) == (model, revision):
+            return found
+        # From here on what lies there may be of another model, in part.
+        (place / DOWNLOAD_RECORD).unlink(missing_ok=True)
     commit = None
     if model == MINIATURE:
-        path = Path(local_dir or project.OUTPUTS / MINIATURE / "original")
-        _build_miniature(path)
+        path = _miniature(place)
     elif Path(model).exists():
         path = check_model_folder(model)
-        if local_dir:
-            with appearing(Path(local_dir)) as partial:
-                for file in files(path):
-                    link(file, partial / file.name)
-            path = Path(local_dir)
+        path = _linked(path, place) if place else path
     else:
-        path, commit = _from_hub(model, revision, local_dir)
+        path, commit = _from_hub(model, revision, place)
     folder = check_model_folder(path)
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     found = Download(model, revision, commit, str(folder), size)
-    if local_dir:
-        write_json(Path(local_dir) / DOWNLOAD_RECORD, asdict(found))
+    if place:
+        write_json(place / DOWNLOAD_RECORD, asdict(found))
     return found
 
 
-def _recorded(local_dir: Path) -> Download | None:
+def _recorded(place: Path) -> Download | None:
     """Return what an earlier download to this folder wrote down when it was complete."""
-    record = local_dir / DOWNLOAD_RECORD
+    record = place / DOWNLOAD_RECORD
     found = json.loads(record.read_text()) if record.exists() else {}
     # A record of an older version of this package may hold less.
-    return Download(**found) if {field.name for field in fields(Download)} == set(found) else None
+    if {field.name for field in fields(Download)} != set(found):
+        return None
+    return replace(Download(**found), path=str(place))  # the folder may have been moved since
 
 
-def _build_miniature(path: Path) -> None:
-    """Train the miniature in the reference release's environment, unless it is there."""
-    if (path / "config.json").exists():
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _miniature(place: Path | None) -> Path:
+    """Train the miniature in the reference release's environment, unless it is where it is kept."""
+    path = place or project.OUTPUTS / MINIATURE / "original"
+    if path.exists() and not place:
+        return path
     if kernels.run(REFERENCE_RELEASE, "-m", "opensci_lib.miniature.train", path).returncode:
         raise OpensciError(f"Training the miniature under transformers {REFERENCE_RELEASE} failed: see above why.")
+    return path
 
 
-def _from_hub(model: str, revision: str | None, local_dir: Path | str | None) -> tuple[Path, str]:
-    """Return (folder, commit) of a model on the Hub, or of what its cache holds when there is no network."""
-    from huggingface_hub import snapshot_download
+def _linked(source: Path, target: Path) -> Path:
+    """Put what belongs to a model folder at `target` too, in place of what is there."""
+    with appearing(target) as partial:
+        for file in files(source):
+            link(file, partial / file.name)
+    return target
+
+
+def _from_hub(model: str, revision: str | None, place: Path | None) -> tuple[Path, str]:
+    """Return (folder, commit) of a model on the Hub, and say in a sentence why it can't be had."""
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -102,10 +119,7 @@ def _from_hub(model: str, revision: str | None, local_dir: Path | str | None) ->
 
     name = f"{model} at revision {revision}" if revision else model
     try:
-        # One small file first: a snapshot in the cache is a folder named after its commit, and all
-        # files are then taken from that commit even if the branch moves meanwhile.
-        commit = Path(snapshot_download(model, revision=revision, allow_patterns=["config.json"])).name
-        folder = snapshot_download(model, revision=commit, local_dir=local_dir, allow_patterns=_PATTERNS)
+        return _transfer(model, revision, place)
     except GatedRepoError as error:
         raise OpensciError(f"{name} is gated: ask for access on its page and set HF_TOKEN.") from error
     except RevisionNotFoundError as error:
@@ -125,4 +139,66 @@ def _from_hub(model: str, revision: str | None, local_dir: Path | str | None) ->
         ) from error
     except HfHubHTTPError as error:
         raise OpensciError(f"The Hub answered for {name}: {str(error).splitlines()[0]}") from error
-    return Path(folder), commit
+    except _lost_connection() as error:
+        raise OpensciError(f"{name} did not arrive whole, download it again: {str(error).splitlines()[0]}") from error
+
+
+def _transfer(model: str, revision: str | None, place: Path | None) -> tuple[Path, str]:
+    """Return (folder, commit) of a model on the Hub, or of what its cache holds when there is no network."""
+    from huggingface_hub import snapshot_download
+
+    # One small file first: a snapshot in the cache is a folder named after its commit, and all
+    # files are then taken from that commit even if the branch moves meanwhile.
+    first = Path(snapshot_download(model, revision=revision, allow_patterns=_FIRST))
+    commit, listed = first.name, _listed(model, first.name)
+    if listed is None:  # the cache alone, since what lies at `place` may be of another commit
+        folder = Path(snapshot_download(model, revision=commit, allow_patterns=_PATTERNS, local_files_only=True))
+        return (_linked(folder, place) if place else folder), commit
+    _check_transfer(first, listed, _FIRST)
+    folder = Path(snapshot_download(model, revision=commit, allow_patterns=_PATTERNS, local_dir=place))
+    _check_transfer(folder, listed, _PATTERNS)
+    return folder, commit
+
+
+def _listed(model: str, commit: str) -> list[RepoSibling] | None:
+    """Return the files of a commit with their hashes, or None where the Hub can't be reached."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return HfApi().model_info(model, revision=commit, files_metadata=True).siblings
+    except HfHubHTTPError:
+        raise
+    except _lost_connection():
+        return None
+
+
+def _lost_connection() -> tuple[Any, ...]:
+    """Return the errors of requests, httpx or httpx2, whichever the release of huggingface_hub is built on."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return OSError, HfHubHTTPError.__bases__[0]
+
+
+def _check_transfer(folder: Path, there: list[RepoSibling], patterns: list[str]) -> None:
+    """Compare the files that were asked for with the Hub's hashes, and remove one that differs."""
+    from huggingface_hub.utils import filter_repo_objects
+
+    for listed in filter_repo_objects(there, allow_patterns=patterns, key=lambda file: file.rfilename):
+        file = (folder / listed.rfilename).resolve()  # not the link to it in the cache
+        if _git_hash(file) != listed.blob_id if listed.lfs is None else _sha256(file) != listed.lfs.sha256:
+            file.unlink()
+            raise OpensciError(
+                f"{listed.rfilename} in {folder} was not what the Hub lists and is removed: download the model again."
+            )
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _git_hash(file: Path) -> str:
+    """Return what git calls a file with this content: https://git-scm.com/book/en/v2/Git-Internals-Git-Objects."""
+    content = file.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()

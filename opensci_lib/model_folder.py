@@ -24,6 +24,7 @@ DOWNLOAD_RECORD = "download.json"
 #: Weights in formats that run code when they are opened, or that transformers would not read.
 _LEFT_OUT = {".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf"}
 _FICLONE = 0x40049409  # of linux/fs.h
+_WEIGHTS = "model.safetensors"
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
@@ -41,15 +42,7 @@ def check_model_folder(path: Path | str) -> Path:
     for file in code_files(folder, config):
         if not file.is_file():
             raise OpensciError(f"{folder} has no {file.name}, which its config.json names: download it again.")
-    shards = sorted(folder.glob("*.safetensors"))
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        named = set(read_json(index).get("weight_map", {}).values())
-        shards = [folder / name for name in sorted(named)]
-    if not shards:
-        raise OpensciError(f"{folder} has no weights (*.safetensors): download the model again.")
-    for shard in shards:
-        _check_safetensors(shard)
+    _check_weights(folder)
     if not any((folder / name).exists() for name in _TOKENIZERS):
         raise OpensciError(f"{folder} has no tokenizer ({' or '.join(_TOKENIZERS)}): download the model again.")
     return folder
@@ -88,23 +81,47 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _check_safetensors(path: Path) -> None:
-    """Check that the file ends where its header says (https://github.com/huggingface/safetensors#format)."""
+def _check_weights(folder: Path) -> None:
+    """Check the files that transformers reads the weights from: model.safetensors, or else what the index names."""
+    index = folder / f"{_WEIGHTS}.index.json"
+    named: dict[str, set[str]] = {}
+    for tensor, shard in (read_json(index).get("weight_map", {}) if index.exists() else {}).items():
+        named.setdefault(shard, set()).add(tensor)
+    if not named or (folder / _WEIGHTS).exists():
+        named.setdefault(_WEIGHTS, set())
+    for shard, tensors in sorted(named.items()):
+        held = _tensors(folder / shard)
+        if index.exists() and held != tensors:
+            raise OpensciError(
+                f"{folder / shard} and {index.name} disagree on {min(held ^ tensors)}: download the model again."
+            )
+
+
+def _tensors(path: Path) -> set[str]:
+    """Return the names of a safetensors file's tensors, whose bytes must follow one another and fill the file.
+
+    The format: https://github.com/huggingface/safetensors#format.
+    """
     if not path.exists():
         raise OpensciError(f"{path.name} is missing in {path.parent}: download the model again.")
     size = path.stat().st_size
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            if length > size:
+            if length > size:  # before so much memory is asked for
                 raise ValueError
             header = json.loads(file.read(length))
         header.pop("__metadata__", None)
-        end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        last = 0
+        for start, end in sorted(entry["data_offsets"] for entry in header.values()):
+            if start != last:
+                raise ValueError
+            last = end
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise OpensciError(f"{path} is cut off or no safetensors file: download it again.") from error
-    if end != size:
-        raise OpensciError(f"{path} has {size} bytes and its header promises {end}: download it again.")
+    if (promised := 8 + length + last) != size:
+        raise OpensciError(f"{path} has {size} bytes and its header promises {promised}: download it again.")
+    return set(header)
 
 
 def files(folder: Path) -> list[Path]:
@@ -159,27 +176,32 @@ def _hard_link(source: Path, target: Path) -> None:
 def appearing(folder: Path) -> Generator[Path]:
     """Yield a temporary sibling that becomes `folder` when the block ends well and vanishes when it does not.
 
-    What stood at `folder` is replaced only then.
+    What stood at `folder` is replaced only then: it moves aside, and goes when the new one stands. A crash between
+    the two leaves both beside the place, whole and hidden.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     partial.chmod(0o755)
+    old = partial.with_name(f"{partial.name}.old")
     try:
         yield partial
         if folder.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-            folder.rename(old / "old")
-            partial.rename(folder)
-            shutil.rmtree(old)
-        else:
-            partial.rename(folder)
+            folder.rename(old)
+        partial.rename(folder)
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        if old.exists():
+            old.rename(folder)
+        shutil.rmtree(partial)
         raise
+    if old.exists():
+        shutil.rmtree(old)
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON whole or not at all."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+    try:
+        partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

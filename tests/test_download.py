@@ -1,5 +1,6 @@
-"""Downloads, through the console script, from a Hub on loopback and from local folders."""
+"""Downloads from a Hub on loopback, from local folders, and of the built-in model."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -8,36 +9,88 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from huggingface_hub import constants
 from safetensors.numpy import save_file
 
+from opensci_lib import project
+from opensci_lib.download import Download, download
+from opensci_lib.errors import OpensciError
 from tests.hub import Hub, serve
 
-COMMITS = {"main": "a" * 40, "iter_0002000": "b" * 40}
+MAIN, STEP = "a" * 40, "b" * 40
+WEIGHTS = "model.safetensors"
+DOWNLOADED = {"config.json", "modeling_opensci.py", "tokenizer.json", "tokenizer_config.json", WEIGHTS}
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """A folder with the files of a model, and some that nobody should download."""
-    folder = tmp_path / "repository"
+def make_folder(folder: Path, first: float) -> Path:
+    """Make a folder with the files of a model, and some that nobody should download."""
     folder.mkdir()
     config = {"auto_map": {"AutoModelForCausalLM": "modeling_opensci.OpensciForCausalLM"}, "model_type": "opensci"}
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps({**config, "first": first}))
     (folder / "modeling_opensci.py").write_text("class OpensciForCausalLM: ...\n")
     (folder / "tokenizer.json").write_text("{}")
-    (folder / "tokenizer_config.json").write_text("{}")
-    save_file({"weight": np.arange(50_000, dtype=np.float32)}, folder / "model.safetensors")
+    (folder / "tokenizer_config.json").write_text('{"a": 1}')
+    save_file({"weight": np.arange(first, first + 50_000, dtype=np.float32)}, folder / WEIGHTS)
     (folder / "pytorch_model.bin").write_bytes(b"a pickle")
     (folder / "training.log").write_text("steps")
     return folder
 
 
 @pytest.fixture
-def hub(folder, tmp_path):
-    """A running Hub and a function that calls `opensci download` against it."""
-    hub = Hub(folder, "org/name", COMMITS)
+def folder(tmp_path):
+    """What the branch main holds."""
+    return make_folder(tmp_path / "repository", 0.0)
+
+
+@pytest.fixture
+def step(tmp_path):
+    """What the branch iter_0002000 holds."""
+    return make_folder(tmp_path / "step", 1.0)
+
+
+@pytest.fixture
+def hub(folder, step, tmp_path, monkeypatch):
+    """A running Hub of two branches, which this process takes for the real one."""
+    hub = Hub(folder, "org/name", {"main": MAIN, "iter_0002000": STEP})
+    hub.folders = {MAIN: folder, STEP: step}
+    monkeypatch.delenv("HF_TOKEN", raising=False)
     with serve(hub) as address:
         hub.environment = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
+        # The library reads its variables when it is imported.
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf" / "hub"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no token"))
         yield hub
+
+
+@pytest.fixture
+def offline(hub, monkeypatch):
+    """Return a function that takes the network away, by the Hub's own variable."""
+    return lambda: monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+
+def refused(*arguments) -> str:
+    """Return the sentence in which a download is refused."""
+    with pytest.raises(OpensciError) as caught:
+        download(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def same(there: Path | str, folder: Path) -> bool:
+    """Whether a downloaded folder has what a model of the repository has, and nothing else of it."""
+    names = {file.name for file in Path(there).iterdir() if file.is_file()} - {"download.json"}
+    return names == DOWNLOADED and all(
+        (Path(there) / name).read_bytes() == (folder / name).read_bytes() for name in names
+    )
+
+
+def record(there: Path) -> dict:
+    return json.loads((there / "download.json").read_text())
 
 
 def opensci_download(*arguments, **environment):
@@ -45,103 +98,361 @@ def opensci_download(*arguments, **environment):
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
 
 
-def one_sentence(result):
-    """Return the error of a failed command, having checked that it is one line and no traceback."""
-    assert result.returncode != 0
+def test_the_command_obeys_the_hubs_variables(hub, folder, tmp_path):
+    result = opensci_download("org/name", **hub.environment, HF_TOKEN="hf_secret")
+    assert result.returncode == 0, result.stderr
+    path = tmp_path / "hf/hub/models--org--name/snapshots" / MAIN
+    assert result.stdout == f"{path} (commit {MAIN})\n"
+    assert same(path, folder)
+    assert set(hub.authorizations) == {"Bearer hf_secret"}
+
+
+def test_the_command_says_what_is_wrong_in_a_sentence(tmp_path):
+    # Port 9 (discard) has no listener: connections are refused at once.
+    result = opensci_download("org/name", HF_ENDPOINT="http://127.0.0.1:9", HF_HOME=str(tmp_path))
+    assert result.returncode == 1
     assert "Traceback" not in result.stderr
-    errors = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
-    assert len(errors) == 1, result.stderr
-    return errors[0]
+    assert [line for line in result.stderr.splitlines() if line.startswith("Error: ")] == [
+        "Error: org/name is not in the Hub's cache on this machine and the Hub can't be reached: run "
+        "`opensci download org/name` with a network, HF_HUB_OFFLINE unset and the same HF_HOME."
+    ]
 
 
-def test_from_the_hub_to_its_cache(hub, folder):
-    result = opensci_download("org/name", **hub.environment)
-    assert result.returncode == 0, result.stderr
-    path = Path(result.stdout.split()[0])
-    assert path.name == COMMITS["main"]
-    assert COMMITS["main"] in result.stdout.split("commit")[1]
-    assert {file.name for file in path.iterdir()} == {
-        "config.json", "modeling_opensci.py", "tokenizer.json", "tokenizer_config.json", "model.safetensors",
-    }  # fmt: skip
-    assert (path / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+def test_to_the_cache(hub, folder, tmp_path):
+    path = tmp_path / "hf/hub/models--org--name/snapshots" / MAIN
+    size = (folder / WEIGHTS).stat().st_size
+    assert download("org/name") == Download("org/name", None, MAIN, str(path), size)
+    assert same(path, folder)
+    assert not (path / "download.json").exists()
+    assert set(hub.authorizations) == {None}
 
 
-def test_revision_is_resolved_and_recorded(hub, folder, tmp_path):
+@pytest.mark.parametrize("revision", ["iter_0002000", STEP])
+def test_a_revision_is_handed_on_and_recorded(hub, step, tmp_path, revision):
     there = tmp_path / "model"
-    arguments = ["org/name", "--revision", "iter_0002000", "--local_dir", str(there)]
-    assert opensci_download(*arguments, **hub.environment).returncode == 0
-    record = json.loads((there / "download.json").read_text())
-    assert record == {
-        "model": "org/name", "revision": "iter_0002000", "commit": COMMITS["iter_0002000"], "path": str(there),
-        "weights_bytes": (folder / "model.safetensors").stat().st_size,
+    found = download("org/name", revision, there)
+    assert found == Download("org/name", revision, STEP, str(there), (step / WEIGHTS).stat().st_size)
+    assert record(there) == {
+        "model": "org/name", "revision": revision, "commit": STEP, "path": str(there),
+        "weights_bytes": (step / WEIGHTS).stat().st_size,
     }  # fmt: skip
-    asked = len(hub.requests)
-    assert opensci_download(*arguments, **hub.environment).returncode == 0
-    assert len(hub.requests) == asked  # what is complete is not asked for again
+    assert same(there, step)
 
 
-def test_offline_uses_the_cache_or_says_so(hub):
-    offline = {**hub.environment, "HF_HUB_OFFLINE": "1"}
-    assert "can't be reached" in one_sentence(opensci_download("org/name", **offline))
-    assert opensci_download("org/name", **hub.environment).returncode == 0
+def test_what_is_complete_is_not_asked_for_again(hub, tmp_path):
+    there = tmp_path / "model"
+    first = download("org/name", "iter_0002000", there)
     asked = len(hub.requests)
-    result = opensci_download("org/name", **offline)
-    assert result.returncode == 0, result.stderr
-    assert COMMITS["main"] in result.stdout
+    assert download("org/name", "iter_0002000", there) == first
     assert len(hub.requests) == asked
 
 
-def test_token_is_sent(hub):
-    opensci_download("org/name", **hub.environment, HF_TOKEN="hf_secret")
-    assert "Bearer hf_secret" in hub.authorizations
+def test_another_revision_is_asked_for(hub, folder, step, tmp_path):
+    there = tmp_path / "model"
+    download("org/name", "iter_0002000", there)
+    assert download("org/name", None, there).commit == MAIN
+    assert same(there, folder)
+    assert record(there)["revision"] is None
+    assert record(there)["commit"] == MAIN
+    assert download("org/name", "iter_0002000", there).commit == STEP
+    assert same(there, step)
 
 
-def test_an_interrupted_download_goes_on(hub, folder):
+def test_another_model_is_asked_for(hub, tmp_path):
+    there = tmp_path / "model"
+    download("org/name", None, there)
+    assert refused("org/other", None, there) == (
+        "The Hub has no model 'org/other', or it is private: check the name, or set HF_TOKEN."
+    )
+    assert not (there / "download.json").exists()
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_the_commit_is_that_of_the_files_even_if_the_branch_moves(hub, folder, tmp_path, local):
+    hub.moves["main"] = STEP  # once it was asked for
+    found = download("org/name", None, tmp_path / "model" if local else None)
+    assert hub.commits["main"] == STEP
+    assert found.commit == MAIN
+    assert same(found.path, folder)
+
+
+def test_a_folder_may_be_moved(hub, tmp_path):
+    download("org/name", None, tmp_path / "model")
+    (tmp_path / "model").rename(tmp_path / "moved")
+    asked = len(hub.requests)
+    assert download("org/name", None, tmp_path / "moved").path == str(tmp_path / "moved")
+    assert len(hub.requests) == asked
+
+
+def test_a_folder_is_recorded_by_its_whole_path(hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert download("org/name", None, "model").path == str(tmp_path / "model")
+    assert download("org/name", None, "model").path == str(tmp_path / "model")
+    assert record(tmp_path / "model")["path"] == str(tmp_path / "model")
+
+
+def test_an_older_record_that_says_less_is_not_believed(hub, tmp_path):
+    there = tmp_path / "model"
+    download("org/name", None, there)
+    older = record(there)
+    del older["commit"]
+    (there / "download.json").write_text(json.dumps(older))
+    assert download("org/name", None, there).commit == MAIN
+    assert record(there)["commit"] == MAIN
+
+
+def test_a_transfer_that_is_cut_off_goes_on_where_it_stopped(hub, folder, monkeypatch):
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 10_000)  # what arrived of a chunk is asked for again
+    size = (folder / WEIGHTS).stat().st_size
     hub.cut_after = 70_000
-    result = opensci_download("org/name", **hub.environment)
-    if result.returncode != 0:  # releases of the client differ in whether they retry by themselves
-        result = opensci_download("org/name", **hub.environment)
-    assert result.returncode == 0, result.stderr
-    path = Path(result.stdout.split()[0])
-    assert (path / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+    found = download("org/name")
+    assert hub.cut_after is None  # it was
+    assert [transfer for transfer in hub.transfers if transfer[0] == WEIGHTS] == [
+        (WEIGHTS, None, 70_000),
+        (WEIGHTS, "bytes=70000-", size - 70_000),
+    ]
+    assert same(found.path, folder)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (["org/other"], "has no model 'org/other'"),
-        (["org/name", "--revision", "iter_9"], "no revision 'iter_9'"),
-        (["not a name"], "neither a folder, nor 'miniature', nor a Hub id"),
-    ],
-)
-def test_what_the_hub_does_not_have(hub, arguments, sentence):
-    assert sentence in one_sentence(opensci_download(*arguments, **hub.environment))
+@pytest.mark.parametrize("local", [True, False])
+@pytest.mark.parametrize("name", [WEIGHTS, "config.json", "tokenizer.json"])
+def test_other_bytes_of_the_same_number_are_noticed(hub, folder, tmp_path, name, local):
+    place = tmp_path / "model" if local else None
+    content = bytearray((folder / name).read_bytes())
+    content[-2] ^= 1
+    hub.spoiled[name] = bytes(content)
+    cache = tmp_path / "hf/hub/models--org--name/snapshots" / MAIN
+    where = cache if name == "config.json" or not local else place  # the first file comes through the cache
+    assert refused("org/name", None, place) == (
+        f"{name} in {where} was not what the Hub lists and is removed: download the model again."
+    )
+    assert not hub.spoiled  # it was sent
+    assert not (where / name).exists()
+    assert not (tmp_path / "model" / "download.json").exists()
+    before = len(hub.transfers)
+    assert same(download("org/name", None, place).path, folder)
+    assert (name, None, len(content)) in hub.transfers[before:]
+    if name == WEIGHTS:  # the rest was complete and is kept
+        assert len(hub.transfers) == before + 1
 
 
-def test_no_network_at_all(tmp_path):
-    # Port 9 (discard) has no listener: connections are refused at once.
-    result = opensci_download("org/name", HF_ENDPOINT="http://127.0.0.1:9", HF_HOME=str(tmp_path))
-    assert "can't be reached" in one_sentence(result)
-
-
-def test_a_local_folder_is_linked(folder, tmp_path):
+@pytest.mark.parametrize("size", [0, 1000])
+def test_a_file_that_ends_early_is_noticed(hub, folder, tmp_path, size):
     there = tmp_path / "model"
-    assert opensci_download(str(folder), "--local_dir", str(there)).returncode == 0
-    assert (there / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
-    assert not (there / "pytorch_model.bin").exists()
+    hub.spoiled[WEIGHTS] = (folder / WEIGHTS).read_bytes()[:size]
+    whole = (folder / WEIGHTS).stat().st_size
+    assert refused("org/name", "main", there).startswith(
+        "org/name at revision main did not arrive whole, download it again: "
+        f"Consistency check failed: file should be of size {whole} but has size {size} "
+    )
+    assert not (there / "download.json").exists()
+    assert same(download("org/name", "main", there).path, folder)
+
+
+def test_a_broken_download_over_an_older_one_is_not_taken_for_it(hub, folder, tmp_path):
+    there = tmp_path / "model"
+    download("org/name", None, there)
+    hub.spoiled[WEIGHTS] = b""
+    refused("org/name", "iter_0002000", there)
+    assert same(download("org/name", None, there).path, folder)
+
+
+def test_a_model_that_is_incomplete_is_not_recorded(hub, folder, tmp_path):
+    (folder / "tokenizer.json").unlink()
+    there = tmp_path / "model"
+    kinds = "tokenizer.json or tokenizer.model or vocab.json or vocab.txt"
+    assert refused("org/name", None, there) == f"{there} has no tokenizer ({kinds}): download the model again."
+    assert not (there / "download.json").exists()
+
+
+def test_without_a_network_the_cache_serves(hub, folder, offline, tmp_path):
+    download("org/name")
+    offline()
+    asked = len(hub.requests)
+    assert download("org/name").commit == MAIN
+    found = download("org/name", None, tmp_path / "model")
+    assert (found.commit, found.path) == (MAIN, str(tmp_path / "model"))
+    assert same(found.path, folder)
+    assert not any(file.is_symlink() for file in (tmp_path / "model").iterdir())
+    assert record(tmp_path / "model")["commit"] == MAIN
+    assert len(hub.requests) == asked
+
+
+def test_without_a_network_a_folder_of_another_revision_is_not_taken_for_it(hub, offline, step, tmp_path):
+    there = tmp_path / "model"
+    download("org/name", None, there)
+    download("org/name", "iter_0002000")
+    offline()
+    assert download("org/name", "iter_0002000", there).commit == STEP
+    assert same(there, step)
+
+
+def test_without_a_network_half_a_model_is_none(hub, offline, tmp_path):
+    """A folder that another revision lies in, and no more than one file of this revision in the cache."""
+    there = tmp_path / "model"
+    download("org/name", None, there)
+    download("org/name", "iter_0002000", tmp_path / "other")  # leaves its config.json in the cache
+    offline()
+    assert refused("org/name", "iter_0002000", there) == (
+        "org/name at revision iter_0002000 is not in the Hub's cache on this machine and the Hub can't be reached: "
+        "run `opensci download org/name` with a network, HF_HUB_OFFLINE unset and the same HF_HOME."
+    )
+    assert not (there / "download.json").exists()
+
+
+def test_a_hub_that_is_down_is_as_good_as_none(hub, folder, monkeypatch):
+    download("org/name")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    found = download("org/name")
+    assert found.commit == MAIN
+    assert same(found.path, folder)
+
+
+def test_what_the_hub_does_not_have(hub):
+    assert refused("org/other") == (
+        "The Hub has no model 'org/other', or it is private: check the name, or set HF_TOKEN."
+    )
+    assert refused("org/name", "iter_9") == "org/name has no revision 'iter_9': see its branches and tags."
+    assert refused("not a name") == (
+        "'not a name' is neither a folder, nor 'miniature', nor a Hub id of the form owner/name."
+    )
+
+
+def test_what_the_hub_does_not_give(hub, offline):
+    hub.failures["/api/models/org/name"] = (403, "GatedRepo")
+    assert refused("org/name") == "org/name is gated: ask for access on its page and set HF_TOKEN."
+    assert refused("org/name", "main") == (
+        "org/name at revision main is gated: ask for access on its page and set HF_TOKEN."
+    )
+    hub.failures = {"blobs=": (500, "")}
+    assert refused("org/name").startswith("The Hub answered for org/name: ")
+    offline()
+    assert refused("org/name", "main") == (
+        "org/name at revision main is not in the Hub's cache on this machine and the Hub can't be reached: run "
+        "`opensci download org/name` with a network, HF_HUB_OFFLINE unset and the same HF_HOME."
+    )
+
+
+def test_the_token_is_sent_with_every_request(hub, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    download("org/name")
+    assert set(hub.authorizations) == {"Bearer hf_secret"}
+
+
+def test_a_local_folder_stays_where_it_is(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    size = (folder / WEIGHTS).stat().st_size
+    assert download("repository") == Download("repository", None, None, str(folder), size)
+    assert not (folder / "download.json").exists()
+
+
+def test_a_local_folder_is_put_elsewhere_and_has_no_commit(folder, tmp_path):
+    there = tmp_path / "new" / "model"
+    size = (folder / WEIGHTS).stat().st_size
+    assert download(str(folder), None, there) == Download(str(folder), None, None, str(there), size)
+    assert record(there) == {
+        "model": str(folder), "revision": None, "commit": None, "path": str(there), "weights_bytes": size,
+    }  # fmt: skip
+    assert {file.name for file in there.iterdir()} == {*DOWNLOADED, "training.log", "download.json"}
+    assert (there / WEIGHTS).read_bytes() == (folder / WEIGHTS).read_bytes()
+
+
+def test_the_sizes_of_all_weights_are_added(folder):
+    save_file({"more": np.zeros(10, dtype=np.float32)}, folder / "model-2.safetensors")
+    whole = sum((folder / name).stat().st_size for name in (WEIGHTS, "model-2.safetensors"))
+    assert download(str(folder)).weights_bytes == whole
+
+
+def test_what_is_not_from_the_hub_has_no_revision(folder, tmp_path):
+    assert refused("miniature", "main", tmp_path / "model") == (
+        "miniature is not from the Hub and has no revision 'main': leave it out."
+    )
+    assert refused(str(folder), "main") == f"{folder} is not from the Hub and has no revision 'main': leave it out."
+    assert not (tmp_path / "model").exists()
 
 
 @pytest.mark.parametrize(
-    ("spoil", "sentence"),
+    "spoil",
     [
-        (lambda folder: (folder / "config.json").unlink(), "config.json"),
-        (lambda folder: (folder / "config.json").write_text('{"a": '), "config.json"),
-        (lambda folder: os.truncate(folder / "model.safetensors", 1000), "model.safetensors"),
-        (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer"),
+        lambda folder: (folder / "config.json").unlink(),
+        lambda folder: (folder / "config.json").write_text('{"a": '),
+        lambda folder: os.truncate(folder / WEIGHTS, 1000),
+        lambda folder: (folder / "tokenizer.json").unlink(),
     ],
 )
-def test_an_incomplete_folder_is_named(folder, tmp_path, spoil, sentence):
+def test_an_incomplete_local_folder_is_refused(folder, tmp_path, spoil):
     spoil(folder)
+    assert refused(str(folder), None, tmp_path / "model").startswith(str(folder))
+    assert not (tmp_path / "model").exists()
+
+
+# Stands in for uv, whose environments hold a Python that "trains" by copying a folder, and notes that it did.
+UV = """#!/bin/sh
+[ "$1" = venv ] || exit 0
+for last; do :; done
+mkdir -p "$last/bin"
+cat > "$last/bin/python" << 'END'
+#!/bin/sh
+echo "$@" >> "$TRAINED"
+[ -d "$TRAINED_MODEL" ] && mkdir -p "$(dirname "$3")" && rm -rf "$3" && cp -r "$TRAINED_MODEL" "$3"
+END
+chmod +x "$last/bin/python"
+"""
+
+
+@pytest.fixture
+def trained(folder, tmp_path, monkeypatch):
+    """Return a function that gives the lines of commands that the kernel environment was called with."""
+    (tmp_path / "uv").write_text(UV)
+    (tmp_path / "uv").chmod(0o755)
+    monkeypatch.setattr(project, "ENVIRONMENTS", tmp_path / "environments")
+    monkeypatch.setattr(project, "OUTPUTS", tmp_path / "outputs")
+    monkeypatch.setattr(project, "driver_prefix", lambda: tmp_path / "driver")
+    (tmp_path / "environments").mkdir()
+    (tmp_path / "environments" / "transformers-4.48.0.txt").touch()
+    (tmp_path / "trained").touch()
+    for name, value in (("UV", "uv"), ("TRAINED", "trained"), ("TRAINED_MODEL", "repository")):
+        monkeypatch.setenv(name, str(tmp_path / value))
+    return lambda: (tmp_path / "trained").read_text().splitlines()
+
+
+def test_the_miniature_is_trained_once_where_it_is_kept(trained, folder, tmp_path):
+    there = tmp_path / "outputs" / "miniature" / "original"
+    size = (folder / WEIGHTS).stat().st_size
+    assert download("miniature") == Download("miniature", None, None, str(there), size)
+    assert download("miniature").path == str(there)
+    assert trained() == [f"-m opensci_lib.miniature.train {there}"]
+
+
+def test_the_miniature_is_trained_once_elsewhere(trained, tmp_path):
     there = tmp_path / "model"
-    assert sentence in one_sentence(opensci_download(str(folder), "--local_dir", str(there)))
-    assert not there.exists()
+    first = download("miniature", None, there)
+    assert (first.path, first.commit) == (str(there), None)
+    assert download("miniature", None, there) == first
+    assert trained() == [f"-m opensci_lib.miniature.train {there}"]
+
+
+def test_another_model_is_not_taken_for_the_miniature(trained, step, folder, tmp_path):
+    there = tmp_path / "model"
+    download(str(step), None, there)
+    download("miniature", None, there)
+    assert record(there)["model"] == "miniature"
+    assert (there / WEIGHTS).read_bytes() == (folder / WEIGHTS).read_bytes()
+
+
+def test_training_that_fails_is_said(trained, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRAINED_MODEL", str(tmp_path / "nowhere"))
+    assert refused("miniature", None, tmp_path / "model") == (
+        "Training the miniature under transformers 4.48.0 failed: see above why."
+    )
+
+
+def test_hashes_are_those_of_git_and_sha256(tmp_path):
+    """What the Hub of these tests says of a file is what `git hash-object` and `sha256sum` say."""
+    hub, file = Hub(tmp_path, "org/name", {}), tmp_path / "a.json"
+    file.write_bytes(b"what is up, doc?")  # the example of the Git book
+    assert hub.listed(file)["blobId"] == "bd9dbf5aae1a3862dd1526723246b20206e5fc37"
+    weights = tmp_path / WEIGHTS
+    weights.write_bytes(b"abc")  # the example of FIPS 180
+    assert hub.listed(weights)["lfs"]["sha256"] == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert hashlib.sha256(b"abc").hexdigest() == hub.listed(weights)["lfs"]["sha256"]

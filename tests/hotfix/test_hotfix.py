@@ -299,7 +299,7 @@ def replace_code(source: Path, text: str) -> None:
         (lambda source: os.truncate(source / WEIGHTS, 40), [WEIGHTS, "cut off"]),
         (lambda source: os.truncate(source / WEIGHTS, (source / WEIGHTS).stat().st_size - 1), [WEIGHTS, "promises"]),
         (lambda source: os.truncate(source / WEIGHTS, 0), [WEIGHTS, "cut off"]),
-        (lambda source: (source / WEIGHTS).unlink(), ["no weights"]),
+        (lambda source: (source / WEIGHTS).unlink(), ["model.safetensors is missing"]),
         (lambda source: (source / "tokenizer.json").unlink(), ["no tokenizer"]),
         (
             lambda source: (source / "model.safetensors.index.json").write_text(
