@@ -18,7 +18,7 @@ from pandas.io.formats.style import Styler
 from opensci_lib.capture import Capture
 from opensci_lib.compare import Run, describe_stage, first_divergence
 from opensci_lib.errors import OpensciError
-from opensci_lib.logits import bits
+from opensci_lib.logits import same_bits
 from opensci_lib.variants import VARIANTS
 
 #: The results of `compat.csv` as a matrix draws them, worst first.
@@ -333,7 +333,7 @@ def _by_choice(items: pd.DataFrame, name: str) -> pd.DataFrame:
 
 def moved(pairs: pd.DataFrame) -> np.ndarray:
     """Return which of `paired_likelihoods` differ, bool: by bits, so that NaN equals itself."""
-    return bits(pairs["reference"].to_numpy()) != bits(pairs["candidate"].to_numpy())
+    return ~same_bits(pairs["reference"].to_numpy(), pairs["candidate"].to_numpy())
 
 
 def moved_likelihoods(moved: dict[str, np.ndarray]) -> str:
