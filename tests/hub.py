@@ -23,7 +23,8 @@ class Hub:
         self.transfers: list[tuple[str, str | None, int]] = []  # (file, Range asked for, bytes sent) of each GET
         self.cut_after: int | None = None  # drop the connection after so many bytes of a file, once
         self.spoiled: dict[str, bytes] = {}  # file to what is sent instead of it, once
-        self.failures: dict[str, tuple[int, str]] = {}  # part of an address to the (status, code) that it gets
+        # Part of an address to the (status, code) that it gets, or None where the connection is dropped.
+        self.failures: dict[str, tuple[int, str] | None] = {}
         self.moves: dict[str, str] = {}  # branch to the commit that it moves to once it was asked for
 
     def files(self, commit: str) -> Path:
@@ -67,6 +68,9 @@ class _Handler(BaseHTTPRequestHandler):
             hub.authorizations.append(self.headers.get("Authorization"))
         for part, failure in hub.failures.items():
             if part in self.path:
+                if failure is None:
+                    self.close_connection = True
+                    return None
                 return self._error(*failure)
         path = self.path.split("?")[0]
         if found := re.fullmatch(rf"/api/models/{hub.repository}(?:/revision/(.+))?", path):

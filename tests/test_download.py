@@ -308,6 +308,13 @@ def test_a_hub_that_is_down_is_as_good_as_none(hub, folder, monkeypatch):
     assert same(found.path, folder)
 
 
+def test_nothing_is_transferred_that_could_not_be_compared(hub, tmp_path):
+    hub.failures["blobs="] = None  # the network goes where the hashes should come
+    assert "can't be reached" in refused("org/name", None, tmp_path / "model")
+    assert [name for name, *_ in hub.transfers] == ["config.json"]
+    assert not (tmp_path / "model").exists()
+
+
 def test_what_the_hub_does_not_have(hub):
     assert refused("org/other") == (
         "The Hub has no model 'org/other', or it is private: check the name, or set HF_TOKEN."
