@@ -22,6 +22,7 @@ _STATIC_LENGTH = 128  # past every text of the checks, spelled in bytes by nativ
 def flags(case: Case) -> None:
     read = [name for name in dir(transformers.PreTrainedModel) if re.match(r"_supports_|_can_", name)]
     wanted = {name for name in read if getattr(transformers.LlamaForCausalLM, name) is True}
+    expect(wanted, "a native Llama sets none")
     ours = type(case.model)
     expect_equal({name for name in wanted if getattr(ours, name) is not True}, set(), "flags missing")
 
