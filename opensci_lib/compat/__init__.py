@@ -19,6 +19,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from opensci_lib import project
+from opensci_lib.errors import OpensciError
 
 if TYPE_CHECKING:
     from opensci_lib.compat.case import Case
@@ -39,6 +40,11 @@ class Feature:
     name: str
     basic: bool  # also asked of a folder that is only meant to load
     check: Callable[[Case], None]
+
+    @property
+    def title(self) -> str:
+        """Its group and name in one: names alone are not unique."""
+        return f"{self.group}: {self.name}"
 
 
 @dataclass(frozen=True)
@@ -72,31 +78,66 @@ def all_features() -> list[Feature]:
     return _FEATURES
 
 
-def check(folder: Path | str, reference: Path | str, basic: bool = False) -> list[Result]:
-    """Check every feature of a model folder on this release, or only the basic ones.
+def check(
+    folder: Path | str, reference: Path | str, basic: bool = False, features: list[str] | None = None
+) -> list[Result]:
+    """Check every feature of a model folder on this release, or only some.
 
     Args:
         folder: the model folder, run as it is.
         reference: what `opensci_lib.compat.reference` wrote for this model under 4.48.0.
         basic: only whether it loads and computes right.
+        features: only these, each as "group: name".
+
+    Raises:
+        OpensciError: when there is no feature of a name.
 
     """
     from opensci_lib.compat import native
     from opensci_lib.compat.case import Case, surroundings
 
-    results = []
+    chosen = choose(all_features(), basic, features)
     with tempfile.TemporaryDirectory(prefix="opensci-") as work, surroundings():
         case = Case(Path(folder), Path(work) / "model", reference=Path(reference))
-        for feature in tqdm([feature for feature in all_features() if feature.basic or not basic], "features"):
-            begun = time.perf_counter()
-            result, error = OK, _error(feature, case)
-            if error:
-                # The judges: what a decoder of the release itself can't do either is no fault of this model.
-                judges = {name: _error(feature, judge) for name, judge in native.cases(Path(work)).items()}
-                result = UNSUPPORTED if all(judges.values()) else FAILS
-                error = " | ".join([error, *(f"{name}: {text}" for name, text in judges.items() if text)])
-            seconds = round(time.perf_counter() - begun, 2)
-            results.append(Result(feature.group, feature.name, result, seconds, error))
+        return judge(chosen, case, lambda: native.cases(Path(work)))
+
+
+def choose(known: list[Feature], basic: bool = False, names: list[str] | None = None) -> list[Feature]:
+    """Return the features asked for, in the order in which they are known.
+
+    Raises:
+        OpensciError: when a name, "group: name", is none of theirs.
+
+    """
+    if unknown := set(names or []) - {feature.title for feature in known}:
+        raise OpensciError(
+            f"There is no feature {', '.join(map(repr, sorted(unknown)))}: see docs/compat.csv for all."
+        )
+    return [
+        feature for feature in known if (feature.basic or not basic) and (names is None or feature.title in names)
+    ]
+
+
+def judge(features: list[Feature], case: Case, judges: Callable[[], dict[str, Case]]) -> list[Result]:
+    """Return what becomes of each feature of a case, in order.
+
+    Args:
+        features: what is checked.
+        case: the folder that is checked.
+        judges: gives the release's own decoders by name; asked only for what the case fails.
+
+    """
+    results = []
+    for feature in tqdm(features, "features"):
+        begun = time.perf_counter()
+        result, error = OK, _error(feature, case)
+        if error:
+            found = {name: _error(feature, native) for name, native in judges().items()}
+            # What a decoder of the release itself can't do either is no fault of this model.
+            result = UNSUPPORTED if found and all(found.values()) else FAILS
+            error = " | ".join([error, *(f"{name}: {text}" for name, text in found.items() if text)])
+        seconds = round(time.perf_counter() - begun, 2)
+        results.append(Result(feature.group, feature.name, result, seconds, error))
     return results
 
 

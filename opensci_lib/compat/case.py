@@ -155,19 +155,24 @@ def expect(condition: Any, otherwise: str) -> None:
 
 
 def expect_equal(found: Any, expected: Any, what: str) -> None:
-    """Expect the same value; of tensors, the same shape, dtype and bits."""
+    """Expect the same value; of tensors, the same shape, dtype and bits: NaN is NaN, and -0.0 is not 0.0."""
     if not isinstance(expected, torch.Tensor):
         expect(found == expected, f"{what}: {found!r} is not {expected!r}")
         return
     expect(found.shape == expected.shape, f"{what}: shape {tuple(found.shape)}, not {tuple(expected.shape)}")
     expect(found.dtype == expected.dtype, f"{what}: {found.dtype}, not {expected.dtype}")
-    if not torch.equal(found, expected):
+    if not torch.equal(_bits(found), _bits(expected)):
         difference = (found.double() - expected.double()).abs().max().item()
         raise UnexpectedError(f"{what}: not equal bit for bit, largest difference {difference:.3g}")
 
 
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the bytes of a tensor's values, uint8 (values * bytes of one)."""
+    return tensor.detach().contiguous().flatten().view(torch.uint8)
+
+
 def expect_close(found: torch.Tensor, expected: torch.Tensor, what: str, atol: float = 1e-4) -> None:
-    """Expect equality but for rounding, where the order of the operations is not the same."""
+    """Expect equality up to `atol`, where the order of the operations is not the same; NaN is close to nothing."""
     expect(found.shape == expected.shape, f"{what}: shape {tuple(found.shape)}, not {tuple(expected.shape)}")
     difference = (found.detach().double() - expected.detach().double()).abs().max().item()
     expect(difference <= atol, f"{what}: differs by {difference:.3g}")

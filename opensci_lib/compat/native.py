@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from opensci_lib.compat.case import Case
 
@@ -46,8 +46,10 @@ def _folder(name: str, folder: Path) -> Path:
     characters = sorted(pre_tokenizers.ByteLevel.alphabet())
     bytes_ = Tokenizer(models.BPE({"<|endoftext|>": 0} | {c: i for i, c in enumerate(characters, 1)}, []))
     bytes_.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    special = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}
-    transformers.PreTrainedTokenizerFast(tokenizer_object=bytes_, **special).save_pretrained(folder)
+    bytes_.decoder = decoders.ByteLevel()
+    settings: dict[str, Any] = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}
+    settings["model_input_names"] = ["input_ids", "attention_mask"]  # as the tokenizers of both models say
+    transformers.PreTrainedTokenizerFast(tokenizer_object=bytes_, **settings).save_pretrained(folder)
     return folder
 
 

