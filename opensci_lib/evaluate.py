@@ -125,9 +125,7 @@ def merged(parts: list[dict[str, Any]]) -> dict[str, Any]:
     whole: dict[str, Any] = {}
     for part in parts:
         if twice := sorted(whole.get("results", {}).keys() & part["results"].keys()):
-            raise OpensciError(
-                f"Task {twice[0]} was asked for twice, by its name and by a group's or file's: name one."
-            )
+            raise OpensciError(f"Task {twice[0]} was asked for twice: name it, or a group or file that holds it.")
         for key, value in part.items():
             by_task = isinstance(value, dict) and key != "config"
             whole[key] = {**whole.get(key, {}), **value} if by_task else value

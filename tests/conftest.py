@@ -17,7 +17,13 @@ _ABSENT = pytest.StashKey[list[str]]()
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leave the cluster's tests out where SLURM is not installed; in CI they stay, and fail."""
+    """Mark what needs a kernel because its model was trained in one, and leave out what needs SLURM where there is none.
+
+    In CI the cluster's tests stay, and fail.
+    """
+    for item in items:
+        if "miniature" in item.fixturenames:
+            item.add_marker(pytest.mark.kernel)
     absent = [] if os.environ.get("CI") else missing_programs()
     slurm = [item for item in items if item.get_closest_marker("slurm")]
     if absent and slurm:

@@ -120,6 +120,7 @@ def test_the_matrix_says_what_the_table_says(tmp_path):
     ]
     table = compat.gather(paths)
     assert list(table["tf_version"].unique()) == ["4.48.0", "5.9.0", "5.10.4"]
-    [axes] = figures.compat_matrix(table).axes
-    assert axes.get_title("left") == "1 features on 3 releases: 1 checks fail, 1 unsupported"
+    picture = figures.compat_matrix(table)
+    [axes] = picture.axes
+    assert picture.get_suptitle() == "1 features on 3 releases: 1 checks fail, 1 unsupported"
     assert [label.get_text() for label in axes.get_xticklabels()] == ["4.48.0", "5.9.0", "5.10.4"]
