@@ -8,6 +8,7 @@ import pytest
 
 from opensci_lib import kernels
 from opensci_lib.compare import Run
+from opensci_lib.compat.reference import reference
 from opensci_lib.download import download
 from opensci_lib.hotfix import hotfix
 from opensci_lib.variants import VARIANTS
@@ -17,7 +18,7 @@ _ABSENT = pytest.StashKey[list[str]]()
 
 
 def pytest_collection_modifyitems(config, items):
-    """Mark what needs a kernel because its model was trained in one, and leave out what needs SLURM where there is none.
+    """Mark tests whose model is trained in a kernel; leave out those on a cluster where SLURM is not installed.
 
     In CI the cluster's tests stay, and fail.
     """
@@ -60,6 +61,12 @@ def variant_folder(miniature):
         return Path(hotfix(miniature, miniature.with_name(variant), rules=VARIANTS[variant]).dst_dir)
 
     return folder
+
+
+@pytest.fixture(scope="session")
+def compat_reference(miniature, tmp_path_factory) -> Path:
+    """What the unmodified miniature computes under 4.48.0, for the checks of features."""
+    return reference(miniature, tmp_path_factory.mktemp("reference") / "compat.safetensors")
 
 
 _GENERATE = """

@@ -5,7 +5,6 @@ import json
 import pytest
 
 from opensci_lib import compat, figures, kernels
-from opensci_lib.compat.reference import reference
 
 _CHECK = """
 import json, sys
@@ -18,18 +17,16 @@ json.dump([asdict(row) for row in rows], open(output, "w"))
 """
 
 
-@pytest.fixture(scope="module")
-def right(miniature, tmp_path_factory):
-    return reference(miniature, tmp_path_factory.mktemp("reference") / "compat.safetensors")
-
-
 @pytest.fixture
-def checked(variant_folder, right, tmp_path):
+def checked(variant_folder, compat_reference, tmp_path):
     """Return a function that checks a variant under a release and gives {feature: row}."""
 
     def start(tf_version, variant, kind="basic"):
         output = tmp_path / "rows.json"
-        assert kernels.run(tf_version, "-c", _CHECK, variant_folder(variant), right, kind, output).returncode == 0
+        assert (
+            kernels.run(tf_version, "-c", _CHECK, variant_folder(variant), compat_reference, kind, output).returncode
+            == 0
+        )
         return {f"{row['group']}: {row['feature']}": row for row in json.loads(output.read_text())}
 
     return start

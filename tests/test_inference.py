@@ -8,7 +8,9 @@ import yaml
 
 from opensci_lib.compare import compare_positions, first_divergence, verdict
 
-RELEASES = yaml.safe_load((Path(__file__).parents[1] / "config.yaml").read_text())["tf_versions"]
+DEFAULTS = yaml.safe_load((Path(__file__).parents[1] / "config.yaml").read_text())["tf_versions"]
+# 5.3 alone ties weights in a way of its own.
+RELEASES = [*DEFAULTS, "5.3.0"]
 
 
 @pytest.mark.parametrize("tf_version", ["4.48.0", "4.49.0", "4.57.6"])

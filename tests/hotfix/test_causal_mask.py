@@ -1,9 +1,9 @@
 import pytest
 
-from tests.hotfix.specification import check_noop, check_transformed, check_unrecognised, rewritten, rule
+from tests.hotfix.specification import check_noop, check_transformed, check_unrecognised, example, rewritten
 
 RULE = "causal-mask"
-BEFORE, AFTER = rule(RULE).before, rule(RULE).after
+BEFORE, AFTER = example(RULE)
 REMOVAL = AFTER[AFTER.rindex("\n\nif create_causal_mask") :]
 HIDDEN = BEFORE[BEFORE.index("\n    @staticmethod") :]
 

@@ -6,11 +6,14 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+import opensci_lib
 from opensci_lib.cli import main
 from opensci_lib.errors import OpensciError
 from opensci_lib.hotfix import hotfix
@@ -95,30 +98,18 @@ def test_weights_are_one_file_and_the_rest_are_copies(source, no_clones):
     assert not (fixed / "tokenizer.json").samefile(source / "tokenizer.json")
 
 
-def may_write(file: Path) -> bool:
-    """Whether a user who is not root, who is refused nothing, may write into a file."""
-    if (child := os.fork()) == 0:
-        try:
-            if os.geteuid() == 0:
-                os.setuid(65534)  # nobody
-            file.open("r+b")
-            os._exit(0)
-        finally:
-            os._exit(1)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+def mode(file: Path) -> int:
+    return file.stat().st_mode & 0o777
 
 
 def test_nobody_writes_into_weights_that_two_folders_share(source, no_clones):
     """Programs that replace a file may; those that write into it, as safetensors before 0.8, would change both."""
+    (source / WEIGHTS).chmod(0o664)
+    (source / "tokenizer.json").chmod(0o664)
     fixed = Path(hotfix(source).dst_dir)
-    for folder in source.parents:  # for a user who is not root to come here
-        if folder.owner() == source.owner() and not folder.stat().st_mode & 0o001:
-            folder.chmod(0o711)
-    for folder in (source, fixed):
-        folder.chmod(0o777)
-        (folder / "tokenizer.json").chmod(0o666)
-        assert may_write(folder / "tokenizer.json")
-        assert not may_write(folder / WEIGHTS)
+    assert (mode(source / WEIGHTS), mode(fixed / WEIGHTS)) == (0o444, 0o444)
+    assert mode(source / "tokenizer.json") == 0o664
+    assert mode(fixed / "tokenizer.json") & 0o200
 
 
 def test_weights_are_cloned_where_the_file_system_can(source, monkeypatch):
@@ -172,7 +163,9 @@ def test_a_read_only_source_is_no_hindrance(source, tmp_path):
         file.chmod(0o444)
     source.chmod(0o555)
     fixed = Path(hotfix(source, tmp_path / "fixed").dst_dir)
-    (fixed / "modeling_tiny.py").write_text("may be edited")
+    owners = {file.name for file in fixed.iterdir() if mode(file) & 0o200}
+    assert owners >= {"config.json", "configuration_tiny.py", "modeling_tiny.py", "tokenizer.json", "hotfix.json"}
+    assert mode(fixed) & 0o700 == 0o700
 
 
 def test_hidden_files_folders_and_pickles_are_left_behind(source):
@@ -232,6 +225,31 @@ def test_an_outdated_folder_is_made_again(source, change):
     assert others(source) == {"tiny_fixed"}
 
 
+_HOTFIX = """
+import sys
+from opensci_lib.hotfix import hotfix
+
+print(hotfix(sys.argv[1]).written)
+"""
+
+
+@pytest.mark.parametrize("file", ["rules/cache_length.py", "tree.py", "__init__.py"])
+def test_a_changed_rule_or_engine_makes_the_folder_again(source, tmp_path, file):
+    """In a copy of the package: the one that runs here stays as it is."""
+    copied = tmp_path / "package" / "opensci_lib"
+    shutil.copytree(Path(opensci_lib.__file__).parent, copied, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def written() -> str:
+        # The folder of the copy comes before the installed package on the path.
+        command = [sys.executable, "-c", _HOTFIX, source]
+        return subprocess.run(command, cwd=copied.parent, capture_output=True, text=True, check=True).stdout.strip()
+
+    assert [written(), written()] == ["True", "False"]
+    with (copied / "hotfix" / file).open("a") as code:
+        code.write("# another way\n")
+    assert [written(), written()] == ["True", "False"]
+
+
 def test_windows_line_ends_stay(source):
     (source / "modeling_tiny.py").write_bytes(MODELING.replace("\n", "\r\n").encode())
     code = (Path(hotfix(source).dst_dir) / "modeling_tiny.py").read_bytes()
@@ -244,7 +262,7 @@ def test_a_destination_of_others_is_refused(source, tmp_path):
     check_refused(source, "tiny_fixed", "not a folder that this tool made")
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "modeling_tiny.py"])
+@pytest.mark.parametrize("name", ["notes.txt", "modeling_tiny.py", "config.json"])
 def test_what_others_wrote_into_the_destination_is_not_lost(source, name):
     fixed = Path(hotfix(source).dst_dir)
     (fixed / name).write_text("mine")

@@ -1,9 +1,9 @@
 import pytest
 
-from tests.hotfix.specification import check_noop, check_transformed, check_unrecognised, rule
+from tests.hotfix.specification import check_noop, check_transformed, check_unrecognised, example
 
 RULE = "mask-device"
-BEFORE, AFTER = rule(RULE).before, rule(RULE).after
+BEFORE, AFTER = example(RULE)
 
 
 def test_annotated_and_below_the_docstring():

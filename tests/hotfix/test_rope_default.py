@@ -1,9 +1,9 @@
 import pytest
 
-from tests.hotfix.specification import check_noop, check_transformed, check_unrecognised, rewritten, rule
+from tests.hotfix.specification import check_noop, check_transformed, check_unrecognised, example, rewritten
 
 RULE = "rope-default"
-BEFORE, AFTER = rule(RULE).before, rule(RULE).after
+BEFORE, AFTER = example(RULE)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
 import pytest
 
-from tests.hotfix.specification import check_noop, check_transformed, rule
+from tests.hotfix.specification import check_noop, check_transformed, example
 
 RULE = "tie-word-embeddings"
-BEFORE, AFTER = rule(RULE).before, rule(RULE).after
+BEFORE, AFTER = example(RULE)
 
 
 def test_comments_stay_above():
