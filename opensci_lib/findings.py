@@ -34,9 +34,9 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def readable(frame: pd.DataFrame) -> Styler:
-    """Return a frame as notebooks show it: without its index, numbers with six significant digits."""
+    """Return a frame as notebooks show it: without its index, floats with the nine digits that tell float32 apart."""
     table = frame.style.hide()
-    table.format(lambda value: number(value, 6), subset=frame.select_dtypes("float").columns)
+    table.format(lambda value: number(value, 9), subset=frame.select_dtypes("float").columns)
     return table
 
 

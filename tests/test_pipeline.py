@@ -7,7 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
+import numpy as np
 import pytest
+from bs4 import BeautifulSoup
+
+from opensci_lib import figures, findings
+from opensci_lib.compare import parity
+from tests.hand_made import make_run, tensors
+from tests.notebook import tables, titles
 
 ROOT = Path(__file__).parents[1]
 
@@ -17,16 +25,6 @@ def call(*command, **options):
     return subprocess.run(
         [program, *map(str, command[1:])], cwd=ROOT, capture_output=True, text=True, check=False, **options
     )
-
-
-@pytest.fixture(scope="module")
-def results(run, tmp_path_factory):
-    """A folder of results with the layout of `outputs/<model>`, for three releases."""
-    folder = tmp_path_factory.mktemp("results")
-    for tf_version, variant in [("4.48.0", "original"), ("5.2.0", "minimal"), ("5.2.0", "fixed")]:
-        (folder / tf_version).mkdir(exist_ok=True)
-        (folder / tf_version / variant).symlink_to(run(tf_version, variant).path)
-    return folder
 
 
 def test_the_default_run_covers_every_default_release():
@@ -60,26 +58,118 @@ def test_switches_are_words_on_the_command_line():
     assert "outputs/org--name/fixed\t" in planned  # the folder is an output of its own, to be removed
 
 
-def test_summary_draws_its_verdicts_from_the_data(results, tmp_path):
-    out = tmp_path / "summary.ipynb"
+def _hand_made_results(outputs):
+    """Write four runs and the features of two releases.
+
+    minimal parts at layer 0 on both prompts, and its first prompt ends in NaN; on 5.10.0 one logit of the longer
+    prompt is off by 0.5, though no stage says so.
+    """
+    logits, longer = tensors()["logits"], tensors(5)["logits"]
+    parted, parted_longer = tensors()["fingerprints"].copy(), tensors(5)["fingerprints"].copy()
+    parted[1:, 2], parted_longer[1:, 1:] = -1, -1
+    garbage = {"inv_freq": np.array([1e12, -56.25], np.float32)}
+    lost, off = logits.copy(), longer.copy()
+    lost[2, 0], off[4, 1] = np.nan, longer[4, 1] + 0.5
+    wrong = (
+        {"logits": lost, "fingerprints": parted, **garbage},
+        {**tensors(5), "logits": -longer, "fingerprints": parted_longer, **garbage},
+    )
+    make_run(outputs, "5.10.0", "fixed", prompts=({}, {**tensors(5), "logits": off}), completions=[" A.", " B."])
+    make_run(outputs, "5.9.0", "fixed", prompts=({}, tensors(5)))
+    make_run(outputs, "5.9.0", "minimal", prompts=wrong, completions=[" Rome.", " the the"])
+    make_run(outputs, prompts=({}, tensors(5)))
+    for release, result in (("5.10.0", "fails"), ("5.9.0", "ok")):
+        row = {"variant": "fixed", "group": "logits", "feature": "right", "result": result, "seconds": 0.5}
+        record = {
+            "tf_version": release,
+            "torch": "2.13.0",
+            "results": [{**row, "error": "off" * (result == "fails")}],
+        }
+        (outputs / release / "compat.json").write_text(json.dumps(record))
+    return outputs
+
+
+def test_the_summary_says_what_the_captures_say(tmp_path):
+    results, out = _hand_made_results(tmp_path / "results"), tmp_path / "summary.ipynb"
     done = call("papermill", "notebooks/summary.ipynb", out, "-p", "output_dir", results)
     assert done.returncode == 0, done.stderr
     with (results / "parity.csv").open() as file:
         rows = list(csv.DictReader(file))
-    equal = {(row["tf_version"], row["variant"]): row["bitwise_equal"] for row in rows}
-    assert equal == {
-        ("4.48.0", "original"): "True",
-        ("5.2.0", "minimal"): "False",
-        ("5.2.0", "fixed"): "True",
-    }
-    text = out.read_text()
-    assert "inv_freq holds" in text
-    assert text.count('"image/png"') >= 4
+    assert [
+        tuple(row[name] for name in ("tf_version", "variant", "prompt", "bitwise_equal", "max_abs_diff"))
+        for row in rows
+    ] == [
+        ("4.48.0", "original", "0", "True", "0.0"), ("4.48.0", "original", "1", "True", "0.0"),
+        ("5.9.0", "minimal", "0", "False", ""), ("5.9.0", "minimal", "1", "False", "8.0"),
+        ("5.9.0", "fixed", "0", "True", "0.0"), ("5.9.0", "fixed", "1", "True", "0.0"),
+        ("5.10.0", "fixed", "0", "True", "0.0"), ("5.10.0", "fixed", "1", "False", "0.5"),
+    ]  # fmt: skip
+    assert sum(1 for _ in (results / "positions.csv").open()) == 1 + 4 * (3 + 5)
+    notebook = nbformat.read(out, 4)
+    assert titles(notebook) == [
+        "Releases whose logits are the reference's, bit for bit: original 1 of 1, minimal 0 of 1, fixed 1 of 2",
+        "Largest logit difference: original 0, minimal 8, fixed 0.5",
+        "Cosines of the rotary embedding, largest difference from the reference: original 0, minimal 0, fixed 0",
+        "minimal on 5.9.0: 12 of 20 stage outputs differ from the reference",
+        "1 features on 2 releases: 1 checks fail, 0 unsupported",
+    ]
+    verdicts, parity, first, failing, answers, *completions, conditions = tables(notebook)
+    cause = (
+        "inv_freq holds [1e+12, -56.2, …] where [0.5, 0.25, …] belongs: "
+        "the buffer was left as uninitialised memory after loading"
+    )
+    assert verdicts[0] == ["variant", "tf_version", "prompts", "verdict"]
+    assert verdicts[1] == ["original", "4.48.0", "0, 1", "equal to the reference, bit for bit"]
+    assert [row[:3] for row in verdicts[2:4]] == [["minimal", "5.9.0", "0"], ["minimal", "5.9.0", "1"]]
+    assert verdicts[3][3] == (f"parts from the reference at layer 0, queries after RoPE, position 1: {cause}")
+    assert verdicts[4] == ["fixed", "5.9.0", "0, 1", "equal to the reference, bit for bit"]
+    columns = [parity[0].index(name) for name in ("tf_version", "variant", "prompt", "positions", "max_abs_diff")]
+    assert [[row[column] for column in columns] for row in parity[3:5]] == [
+        ["5.9.0", "minimal", "0", "3", "NaN"], ["5.9.0", "minimal", "1", "5", "8"],
+    ]  # fmt: skip
+    assert first == [
+        ["tf_version", "variant", "logits equal", "stages compared", "first stage", "position"],
+        ["4.48.0", "original", "True", "4", "", ""],
+        ["5.9.0", "minimal", "False", "4", "layer 0, queries after RoPE", "1"],
+        ["5.9.0", "fixed", "True", "4", "", ""],
+        ["5.10.0", "fixed", "False", "4", "", ""],
+    ]
+    assert failing == [
+        ["group", "feature", "result", "error", "releases"],
+        ["logits", "right", "fails", "off", "5.10.0"],
+    ]
+    assert answers[2] == ["5.9.0", "minimal", " Paris", "4", " Rome", "1.5", "2.5", " Rome."]
+    assert [table[-1] for table in completions] == [["5.10.0", "fixed", " A."], ["5.10.0", "fixed", " B."]]
+    assert conditions[0] == [
+        "", "torch", "tokenizers", "safetensors", "python", "dtype", "device", "attn_implementation",
+        "torch threads", "seconds, import", "seconds, the rest", "peak memory (MiB)",
+    ]  # fmt: skip
+    assert [row[0] for row in conditions[1:]] == ["4.48.0 original", "5.9.0 minimal", "5.9.0 fixed", "5.10.0 fixed"]
+    assert conditions[1][1:] == [
+        "2.13.0", "0.21.0", "0.5.0", "3.11.9", "float32", "cpu", "sdpa", "2", "1.5", "2.8", "300",
+    ]  # fmt: skip
     html = tmp_path / "summary.html"
     options = "--to html --embed-images --TemplateExporter.extra_template_basedirs=notebooks --template report"
     assert call("jupyter-nbconvert", *options.split(), out).returncode == 0
-    assert "<script src=" not in html.read_text()
-    assert "https://cdn" not in html.read_text()
+    page = BeautifulSoup(html.read_text(), "html.parser")
+    assert not [script for script in page.find_all("script") if script.get("src")]
+    assert not [link for link in page.find_all("link") if link.get("rel") == ["stylesheet"]]
+    assert len(page.find_all("img")) == 5
+
+
+@pytest.mark.kernel
+def test_real_runs_hold_all_that_the_summary_asks_for(run):
+    """What a kernel writes can be drawn and counted; the numbers themselves are asserted on runs made by hand."""
+    reference, *others = found = [run("4.48.0", "original"), run("5.2.0", "minimal"), run("5.2.0", "fixed")]
+    table, positions = parity(reference, found)
+    assert findings.equal_releases(table).endswith(": original 1 of 1, minimal 0 of 1, fixed 1 of 1")
+    assert findings.verdicts(table)["verdict"].str.contains("inv_freq holds").any()
+    assert findings.conditions(found)["dtype"].tolist() == ["float32"] * 3
+    minimal, fixed = (repr(figures.divergence_map(reference, other, 1)) for other in others)
+    assert fixed.startswith("fixed on 5.2.0: 0 of ")
+    assert not minimal.startswith("minimal on 5.2.0: 0 of ")
+    drawn = [figures.logit_difference(positions, 1), figures.rope_difference(reference, found, 1)]
+    assert all(repr(figure).endswith("fixed 0") for figure in drawn)
 
 
 def test_infer_runs_under_the_release_asked_for(miniature, tmp_path):
