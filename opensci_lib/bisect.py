@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from opensci_lib import kernels
-from opensci_lib.compare import Run, first_divergence, verdict
+from opensci_lib.compare import Run, difference
 from opensci_lib.errors import OpensciError
 from opensci_lib.hotfix import all_rules
 from opensci_lib.model_folder import check_model_folder
@@ -97,8 +97,7 @@ def bisect(
 
 def _difference(reference: Run, run: Run) -> str | None:
     """Say where and why a run parts from the reference, or None where it never does."""
-    parts = first_divergence(reference.capture, run.capture, 0)
-    return verdict(reference, run, 0) if parts else None
+    return difference(reference, run, 0)
 
 
 def _probe(folder: Path, release: str, prompt: str, scratch: Path) -> Run | str:

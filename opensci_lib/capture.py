@@ -13,32 +13,26 @@ For each prompt `i` the file holds
 and, as metadata, the prompts and the names of the stages in the order in which they were computed. A capture that was
 compared with a reference as it was computed holds, instead of logits, `{i}.{name}` for each name in `COMPARED`.
 
-Logits are computed, hashed, compared and written `_ROWS` positions at a time and read through `numpy.memmap`: a
-prompt of 16,384 tokens over 50,304 words takes no more memory than its activations do. The format is that of
-https://github.com/huggingface/safetensors#format.
+Logits are compared and written `ROWS` positions at a time and read through `numpy.memmap`: a prompt of 16,384 tokens
+over 50,304 words takes no more memory than its activations do. The format is that of
+https://github.com/huggingface/safetensors#format. Nothing here needs torch: `observe` fills a capture.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import sys
-from collections.abc import Generator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ml_dtypes
 import numpy as np
-from tqdm import tqdm
 
+from opensci_lib.errors import OpensciError
 from opensci_lib.logits import compare_rows, surprisal
-
-if TYPE_CHECKING:
-    import torch
 
 _DTYPES = {
     "F32": np.dtype(np.float32),
@@ -51,30 +45,40 @@ _DTYPES = {
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
 # The header comes first in the file but is known last; the format allows it to end in spaces.
 _HEADER_BYTES = 1 << 18
-_ROWS = 1024  # positions whose logits are computed and held at once
-# Numbers hashed at once. Larger temporaries (eight bytes a number, twice) fragment the heap: measured, gigabytes.
-_ELEMENTS = 1 << 16
+
+#: Positions whose logits are computed, compared and held at once.
+ROWS = 1024
 
 #: What a capture with a reference holds instead of logits: the keys of `logits.compare_rows`.
 COMPARED = ("bitwise_equal", "max_abs_diff", "mean_abs_diff", "kl", "top1_agreement")
 
 
 class Capture:
-    """A capture on disk: `capture["0.logits"]` is a read-only `numpy.memmap`."""
+    """A capture on disk: `capture["0.logits"]` is a read-only `numpy.memmap`.
+
+    Raises:
+        OpensciError: when the file is not there, is no capture, or holds other bytes than its header promises.
+
+    """
 
     def __init__(self, path: Path | str):
         self.path = Path(path)
-        with self.path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            self._entries = json.loads(file.read(length))
-        self._start = 8 + length
-        metadata = self._entries.pop("__metadata__")
-        #: The prompts, in the order of their number.
-        self.prompts: list[str] = json.loads(metadata["prompts"])
-        #: Names of the fingerprinted stages, in the order in which the model computed them.
-        self.stages: list[str] = json.loads(metadata["stages"])
-        #: The digest of the capture that this one was compared with as it was computed, or None.
-        self.reference: str | None = json.loads(metadata["reference"])
+        try:
+            self._entries, self._start = _read_header(self.path)
+            metadata = self._entries.pop("__metadata__")
+            _check_offsets(self._entries, self.path.stat().st_size - self._start)
+            #: The prompts, in the order of their number.
+            self.prompts: list[str] = json.loads(metadata["prompts"])
+            #: Names of the fingerprinted stages, in the order in which the model computed them.
+            self.stages: list[str] = json.loads(metadata["stages"])
+            #: The digest of the capture that this one was compared with as it was computed, or None.
+            self.reference: str | None = json.loads(metadata["reference"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise OpensciError(f"{self.path} is missing, cut off or no capture: run infer.ipynb again.") from error
+
+    def __contains__(self, name: str) -> bool:
+        """Whether there is a tensor of this name."""
+        return name in self._entries
 
     def __getitem__(self, name: str) -> np.memmap:
         """Return one tensor, mapped, not read."""
@@ -85,7 +89,7 @@ class Capture:
         entry = self._entries[name]
         dtype, (count, *others) = _DTYPES[entry["dtype"]], entry["shape"]
         shape = (min(stop, count) - start, *others)
-        skipped = start * int(np.prod(others, dtype=np.int64)) * dtype.itemsize
+        skipped = start * prod(others) * dtype.itemsize
         return np.memmap(
             self.path, dtype, mode="r", offset=self._start + entry["data_offsets"][0] + skipped, shape=shape
         )
@@ -93,7 +97,7 @@ class Capture:
     @property
     def keeps_logits(self) -> bool:
         """Whether the logits themselves are here."""
-        return "0.logits" in self._entries
+        return "0.logits" in self
 
     @cached_property
     def digest(self) -> str:
@@ -104,8 +108,31 @@ class Capture:
         return digest.hexdigest()
 
 
+def _read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """Return a safetensors file's header and the number of bytes before its data."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > path.stat().st_size:  # before it is read: eight bytes of something else promise anything
+            raise ValueError
+        return json.loads(file.read(length)), 8 + length
+
+
+def _check_offsets(entries: dict[str, Any], size: int) -> None:
+    """Raise ValueError unless the tensors fill the data, `size` bytes, without gap or overlap."""
+    end = 0
+    for entry in sorted(entries.values(), key=lambda entry: entry["data_offsets"]):
+        begin, end = end, end + prod(entry["shape"]) * _DTYPES[entry["dtype"]].itemsize
+        if entry["data_offsets"] != [begin, end]:
+            raise ValueError
+    if end != size:
+        raise ValueError
+
+
 class CaptureWriter:
-    """Append tensors to a capture one after the other; the file appears, whole, when the block ends well."""
+    """Append tensors to a capture one after the other; the file appears, whole, when the block ends well.
+
+    Until then it is written beside, as `path` with ".partial" after it, and an older file at `path` stays as it is.
+    """
 
     def __init__(self, path: Path | str, prompts: list[str], reference: str | None = None):
         self.path = Path(path)
@@ -121,9 +148,8 @@ class CaptureWriter:
         self._file.seek(_HEADER_BYTES)
         return self
 
-    def add(self, name: str, tensor: torch.Tensor | np.ndarray) -> None:
+    def add(self, name: str, rows: np.ndarray) -> None:
         """Append a tensor in its own dtype or, where the last one was of this name, more rows to it."""
-        rows = _numpy(tensor)
         self._file.write(rows.tobytes())
         first, self._end = self._end, self._end + rows.nbytes
         entry = self._header.setdefault(
@@ -131,104 +157,68 @@ class CaptureWriter:
         )
         if entry["data_offsets"][1] != first:
             raise ValueError(f"{name} is not the tensor that was written last")
+        if (_DTYPES[entry["dtype"]], entry["shape"][1:]) != (rows.dtype, [*rows.shape[1:]]):
+            raise ValueError(f"rows of {name} come in another dtype or shape")
         entry["shape"][0] += len(rows)
         entry["data_offsets"][1] = self._end
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._file:
+        try:
+            with self._file:
+                if error is None:
+                    self._write_header()
             if error is None:
-                about = {"prompts": self.prompts, "stages": self.stages, "reference": self.reference}
-                metadata = {name: json.dumps(value) for name, value in about.items()}
-                header = json.dumps({"__metadata__": metadata, **self._header}).encode()
-                room = _HEADER_BYTES - 8
-                if len(header) > room:
-                    raise ValueError(f"the header of {self.path} needs {len(header)} bytes and has {room}")
-                self._file.seek(0)
-                self._file.write(room.to_bytes(8, "little") + header.ljust(room))
-        if error is None:
-            self._partial.replace(self.path)
-        else:
-            self._partial.unlink()
+                self._partial.replace(self.path)
+        finally:
+            self._partial.unlink(missing_ok=True)
+
+    def _write_header(self) -> None:
+        about = {"prompts": self.prompts, "stages": self.stages, "reference": self.reference}
+        metadata = {name: json.dumps(value) for name, value in about.items()}
+        header = json.dumps({"__metadata__": metadata, **self._header}).encode()
+        room = _HEADER_BYTES - 8
+        if len(header) > room:
+            raise OpensciError(
+                f"The header of {self.path} has room for {room} bytes and the prompts and names of its tensors take "
+                f"{len(header)}: give fewer or shorter prompts."
+            )
+        self._file.seek(0)
+        self._file.write(room.to_bytes(8, "little") + header.ljust(room))
 
 
-def capture(
-    model: torch.nn.Module,
-    prompts: list[str],
-    token_ids: list[list[int]],
-    path: Path | str,
-    reference: Path | str | None = None,
-    prefill_chunk_size: int | None = None,
-) -> Capture:
-    """Run `model` once over each prompt and write everything that it computed to `path`.
-
-    The forward pass is the plain one (the whole prompt at once, no padding, no KV cache), so that
-    every position can be compared between releases. `token_ids[i]` are the ids of `prompts[i]`.
+class LogitsWriter:
+    """Takes the logits of a prompt as they are computed: writes them, or compares them with a reference's.
 
     Args:
-        model: a decoder with a language-model head.
-        prompts: the texts.
-        token_ids: their ids.
-        path: the file to write.
-        reference: a capture of the same prompts, with logits. The new one is compared with it as it is computed and
-            keeps the outcome instead of its logits.
-        prefill_chunk_size: read a prompt so many tokens at a time, through a KV cache. Attention is then computed by
-            other kernels, so compare only with a reference that was read the same way.
+        writer: what they are written to.
+        number: which prompt.
+        token_ids: the prompt's ids, int64 (positions).
+        reference: a capture to compare with, or None.
+
+    Raises:
+        OpensciError: when the reference does not hold the logits of the same tokens.
 
     """
-    import torch
-
-    against = None if reference is None else Capture(reference)
-    with CaptureWriter(path, prompts, None if against is None else against.digest) as writer:
-        for number, ids in enumerate(token_ids):
-            logits = _Logits(writer, number, np.asarray(ids, dtype=np.int64), against)
-            with _observe(model, logits) as seen, torch.inference_mode():
-                _prefill(model, torch.tensor([ids], device=model.device), prefill_chunk_size)
-            writer.stages = list(seen.fingerprints)
-            logits.finish()
-            writer.add(f"{number}.token_ids", logits.token_ids)
-            for name, pieces in seen.rope.items():
-                writer.add(f"{number}.{name}", torch.cat(pieces))
-            writer.add(f"{number}.inv_freq", seen.inv_freq)
-            writer.add(
-                f"{number}.fingerprints", np.stack([np.concatenate(pieces) for pieces in seen.fingerprints.values()])
-            )
-    return Capture(path)
-
-
-def compare_pieces(reference: Capture, candidate: Capture, prompt: int) -> dict[str, np.ndarray]:
-    """Return `logits.compare_rows` of two captures that keep their logits, read a piece at a time."""
-    name, count = f"{prompt}.logits", len(reference[f"{prompt}.token_ids"])
-    pieces = [
-        compare_rows(reference.rows(name, start, start + _ROWS), candidate.rows(name, start, start + _ROWS))
-        for start in range(0, count, _ROWS)
-    ]
-    return {key: np.concatenate([piece[key] for piece in pieces]) for key in COMPARED}
-
-
-def _prefill(model: torch.nn.Module, ids: torch.Tensor, chunk_size: int | None) -> None:
-    if chunk_size is None:
-        model(ids, use_cache=False)
-        return
-    past = None
-    for chunk in ids.split(chunk_size, dim=1):
-        past = model(chunk, past_key_values=past, use_cache=True).past_key_values
-
-
-class _Logits:
-    """Takes the logits of a prompt as they are computed: writes them, or compares them with the reference's."""
 
     def __init__(self, writer: CaptureWriter, number: int, token_ids: np.ndarray, reference: Capture | None):
         self.token_ids = token_ids
         self._writer, self._number, self._reference = writer, number, reference
         self._done = 0
-        self._surprisal: list[np.ndarray] = []
+        self._surprisal = [np.empty(0)]
         self._compared: list[dict[str, np.ndarray]] = []
+        if reference is not None and not (
+            f"{number}.logits" in reference and np.array_equal(reference[f"{number}.token_ids"], token_ids)
+        ):
+            raise OpensciError(
+                f"{reference.path} does not hold the logits of prompt {number} with the same token ids: "
+                "give as reference a run of the same prompts that kept its logits."
+            )
 
-    def take(self, piece: torch.Tensor) -> None:
+    def take(self, rows: np.ndarray) -> None:
         """Take the next positions' logits, (positions, vocabulary)."""
-        rows, name = _numpy(piece), f"{self._number}.logits"
+        name = f"{self._number}.logits"
         begin, self._done = self._done, self._done + len(rows)
         following = self.token_ids[begin + 1 : self._done + 1]
         if len(following):
@@ -242,132 +232,23 @@ class _Logits:
     def finish(self) -> None:
         """Write what was gathered on the way."""
         self._writer.add(f"{self._number}.next_logits", self._last)
-        self._writer.add(f"{self._number}.surprisal", np.concatenate([np.empty(0), *self._surprisal]))
-        for key in COMPARED if self._compared else ():
-            self._writer.add(f"{self._number}.{key}", np.concatenate([piece[key] for piece in self._compared]))
+        self._writer.add(f"{self._number}.surprisal", np.concatenate(self._surprisal))
+        if self._compared:
+            for key, values in _joined(self._compared).items():
+                self._writer.add(f"{self._number}.{key}", values)
 
 
-@dataclass
-class _Observed:
-    """What the hooks saw during the forward pass, in pieces where a prompt is read in pieces."""
-
-    rope: dict[str, list[torch.Tensor]] = field(default_factory=lambda: {"cos": [], "sin": []})
-    inv_freq: Any = None
-    fingerprints: dict[str, list[np.ndarray]] = field(default_factory=dict)
-
-    def see(self, stage: str, output: torch.Tensor) -> None:
-        """Take a stage's output, (positions, features)."""
-        self.fingerprints.setdefault(stage, []).append(fingerprints(output))
+def compare_pieces(reference: Capture, candidate: Capture, prompt: int) -> dict[str, np.ndarray]:
+    """Return `logits.compare_rows` of two captures that keep their logits, read a piece at a time."""
+    name, count = f"{prompt}.logits", len(reference[f"{prompt}.token_ids"])
+    return _joined(
+        [
+            compare_rows(reference.rows(name, start, start + ROWS), candidate.rows(name, start, start + ROWS))
+            for start in range(0, count, ROWS)
+        ]
+    )
 
 
-@contextmanager
-def _observe(model: torch.nn.Module, logits: _Logits) -> Generator[_Observed]:
-    """Watch a forward pass through hooks: every module that returns (1, positions, features), and RoPE.
-
-    Queries and keys after RoPE are no module's output. They are seen by wrapping the modelling
-    file's `apply_rotary_pos_emb`, a name that all Llama-shaped models of transformers share.
-    The language-model head computes `_ROWS` positions at a time, gives them to `logits` and returns none:
-    all of a long prompt's would take gigabytes.
-    """
-    import torch
-
-    seen = _Observed()
-    inside: list[str] = []  # names of the modules being computed, outermost first
-    head = model.get_output_embeddings()
-
-    def entering(name: str) -> Any:
-        return lambda module, args: inside.append(name)
-
-    def leaving(name: str) -> Any:
-        def hook(module: torch.nn.Module, args: Any, output: Any) -> None:
-            inside.pop()
-            progress.update()
-            if hasattr(module, "inv_freq"):
-                for kind, values in zip(seen.rope, output, strict=True):
-                    seen.rope[kind].append(values[0].clone())
-                seen.inv_freq = module.inv_freq.detach().clone()
-                return
-            if isinstance(output, tuple):
-                output = output[0]
-            if module is not head and isinstance(output, torch.Tensor) and output.dim() == 3:
-                seen.see(name, output[0])
-
-        return hook
-
-    handles = []
-    for name, module in model.named_modules():
-        if name and not isinstance(module, torch.nn.ModuleList):
-            handles.append(module.register_forward_pre_hook(entering(name)))
-            handles.append(module.register_forward_hook(leaving(name)))
-
-    compute = head.forward
-
-    def in_pieces(hidden_states: torch.Tensor) -> torch.Tensor:
-        for rows in hidden_states.split(_ROWS, dim=1):
-            piece = compute(rows)[0]
-            seen.see(inside[-1], piece)
-            logits.take(piece)
-        return piece[None, :0]
-
-    source: Any = sys.modules[type(model).__module__]
-    rotate = getattr(source, "apply_rotary_pos_emb", None)
-
-    def observed_rotate(q: torch.Tensor, k: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        assert rotate is not None
-        rotated = rotate(q, k, *args, **kwargs)
-        for kind, heads in zip(("q_rope", "k_rope"), rotated, strict=True):
-            # (1, heads, positions, head_dim) to (positions, heads * head_dim)
-            seen.see(f"{inside[-1]}.{kind}", heads[0].transpose(0, 1).flatten(1))
-        return rotated
-
-    head.forward = in_pieces
-    if rotate is not None:
-        source.apply_rotary_pos_emb = observed_rotate
-    short = len(logits.token_ids) <= _ROWS
-    try:
-        with tqdm(desc="forward pass", unit=" modules", disable=short) as progress:
-            yield seen
-    finally:
-        del head.forward
-        if rotate is not None:
-            source.apply_rotary_pos_emb = rotate
-        for handle in handles:
-            handle.remove()
-
-
-def fingerprints(output: torch.Tensor) -> np.ndarray:
-    """Hash each position's bits: (positions, features) in any float dtype to int64 (positions,).
-
-    The sum over features of the bits times a fixed odd number, modulo 2**64. Integer sums have no
-    rounding and no order, so equal bits give equal hashes on any machine and number of threads.
-    """
-    import torch
-
-    bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[output.element_size()]
-    factors = torch.from_numpy(_odd_factors(output.shape[1])).to(output.device)
-    rows = max(1, _ELEMENTS // output.shape[1])
-    pieces = [
-        (piece.contiguous().view(bits).to(torch.int64) * factors).sum(dim=1) for piece in output.detach().split(rows)
-    ]
-    return torch.cat(pieces).cpu().numpy()
-
-
-def _odd_factors(count: int) -> np.ndarray:
-    """Return `count` well-mixed odd int64 numbers: the SplitMix64 sequence (Steele et al., 2014)."""
-    with np.errstate(over="ignore"):
-        z = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return ((z ^ (z >> np.uint64(31))) | np.uint64(1)).view(np.int64)
-
-
-def _numpy(tensor: torch.Tensor | np.ndarray) -> np.ndarray:
-    """Return the same bits as a numpy array; numpy has no bfloat16 of its own."""
-    if isinstance(tensor, np.ndarray):
-        return tensor
-    import torch
-
-    tensor = tensor.detach().cpu().contiguous()
-    if tensor.dtype is torch.bfloat16:
-        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-    return tensor.numpy()
+def _joined(pieces: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Return what `compare_rows` says of all positions from what it says of some after the other."""
+    return {key: np.concatenate([piece[key] for piece in pieces]) for key in COMPARED}

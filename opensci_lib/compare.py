@@ -13,7 +13,7 @@ import pandas as pd
 
 from opensci_lib.capture import COMPARED, Capture, compare_pieces
 from opensci_lib.errors import OpensciError
-from opensci_lib.logits import bits
+from opensci_lib.logits import abs_diff, same_bits
 
 #: How a stage of the forward pass is called in words, by the end of its module's name.
 _STAGES = {
@@ -28,6 +28,8 @@ _STAGES = {
     "mlp": "the MLP output",
     "lm_head": "the logits",
 }
+
+_EQUAL = "equal to the reference, bit for bit"
 
 
 @dataclass(frozen=True)
@@ -68,80 +70,106 @@ def compare_positions(reference: Capture, candidate: Capture, prompt: int) -> pd
     """Compare two captures of one prompt position by position.
 
     Returns a frame with a row per position and the columns `position`, those of `logits.compare_rows`, and
-    `cos_abs_diff` and `sin_abs_diff` (largest over the frequencies).
+    `cos_abs_diff` and `sin_abs_diff` (`logits.abs_diff`, largest over the frequencies).
 
     Raises:
-        OpensciError: when the two did not read the same tokens, or when the candidate kept no logits and was
-            compared with another reference as it was computed.
+        OpensciError: when the two did not read the same prompts as the same tokens, when their models are of
+            different shape, or when not both keep their logits and the candidate was not compared with the reference
+            as it was computed.
 
     """
-    if not np.array_equal(reference[f"{prompt}.token_ids"], candidate[f"{prompt}.token_ids"]):
+    if reference.prompts != candidate.prompts:
+        raise OpensciError(
+            f"{candidate.path} holds other prompts than {reference.path} ({len(candidate.prompts)} and "
+            f"{len(reference.prompts)}): run both on the same prompts, in the same order."
+        )
+    ids, others = (capture[f"{prompt}.token_ids"] for capture in (reference, candidate))
+    if not np.array_equal(ids, others):
         raise OpensciError(
             f"{reference.path} and {candidate.path} hold different token ids for prompt {prompt}: "
             "compare runs of the same prompts under the same tokenizer."
         )
     return pd.DataFrame(
         {
-            "position": np.arange(len(reference[f"{prompt}.token_ids"])),
+            "position": np.arange(len(ids)),
             **_compared(reference, candidate, prompt),
-            "cos_abs_diff": _largest(reference, candidate, f"{prompt}.cos"),
-            "sin_abs_diff": _largest(reference, candidate, f"{prompt}.sin"),
+            "cos_abs_diff": abs_diff(*_both(reference, candidate, f"{prompt}.cos")).max(axis=1),
+            "sin_abs_diff": abs_diff(*_both(reference, candidate, f"{prompt}.sin")).max(axis=1),
         }
     )
 
 
 def _compared(reference: Capture, candidate: Capture, prompt: int) -> dict[str, np.ndarray]:
     """Return what `compare_rows` says of the logits, now or when the candidate was captured."""
-    if candidate.keeps_logits:
+    if candidate.keeps_logits and reference.keeps_logits:
+        _both(reference, candidate, f"{prompt}.logits")
         return compare_pieces(reference, candidate, prompt)
     if candidate.reference != reference.digest:
         raise OpensciError(
-            f"{candidate.path} keeps no logits, and was not compared with {reference.path} as it was computed: "
-            "run it again with that reference, or with its logits kept."
+            f"{candidate.path} was not compared with {reference.path} as it was computed, and not both keep their "
+            "logits: run it again with that reference, or both with their logits kept."
         )
     return {name: np.array(candidate[f"{prompt}.{name}"]) for name in COMPARED}
+
+
+def _both(reference: Capture, candidate: Capture, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return a tensor of both captures, which must be of one shape."""
+    a, b = reference[name], candidate[name]
+    if a.shape != b.shape:
+        raise OpensciError(
+            f"{name} is of shape {a.shape} in {reference.path} and {b.shape} in {candidate.path}: "
+            "compare runs of the same model."
+        )
+    return a, b
 
 
 def parity(reference: Run, runs: list[Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Compare every run with `reference`.
 
     Returns:
-        (parity, positions): one row per release, variant and prompt, the columns of `parity.csv`;
-        and all rows of `compare_positions`, with `tf_version`, `variant` and `prompt` before them.
+        (parity, positions): one row per release, variant and prompt, the columns of `parity.csv`, where a maximum or
+        mean over positions with NaN is NaN; and all rows of `compare_positions`, with `tf_version`, `variant` and
+        `prompt` before them.
+
+    Raises:
+        OpensciError: when a run can't be compared with the reference (`compare_positions`), or there is none.
 
     """
     rows, details = [], []
     for run in runs:
-        for number, _ in enumerate(reference.capture.prompts):
+        for number in range(len(reference.capture.prompts)):
             key = {"tf_version": run.tf_version, "variant": run.variant, "prompt": number}
             frame = compare_positions(reference.capture, run.capture, number)
-            for column, value in reversed(key.items()):
-                frame.insert(0, column, value)
-            details.append(frame)
-            rows.append(
-                {
-                    **key,
-                    "positions": len(frame),
-                    "max_abs_diff": frame["max_abs_diff"].max(skipna=False),
-                    "mean_abs_diff": frame["mean_abs_diff"].mean(skipna=False),
-                    "max_kl": frame["kl"].max(skipna=False),
-                    "bitwise_equal": bool(frame["bitwise_equal"].all()),
-                    "top1_agreement": frame["top1_agreement"].mean(),
-                    "rope_max_abs_diff": frame[["cos_abs_diff", "sin_abs_diff"]].max(axis=None, skipna=False),
-                    "inv_freq_equal": _samebits(reference, run, f"{number}.inv_freq"),
-                    **_top_tokens(run, number),
-                    "completion": run.record["completions"][number],
-                    "verdict": verdict(reference, run, number),
-                }
-            )
+            details.append(pd.DataFrame({**key, **frame}))
+            rows.append({**key, **_summary(reference, run, number, frame)})
+    if not rows:
+        raise OpensciError(f"There is nothing to compare with {reference.path}: name runs, and give them prompts.")
     return pd.DataFrame(rows), pd.concat(details, ignore_index=True)
 
 
+def _summary(reference: Run, run: Run, prompt: int, positions: pd.DataFrame) -> dict[str, Any]:
+    """Return a row of `parity.csv` from the rows of `compare_positions`."""
+    return {
+        "positions": len(positions),
+        "max_abs_diff": positions["max_abs_diff"].max(skipna=False),
+        "mean_abs_diff": positions["mean_abs_diff"].mean(skipna=False),
+        "max_kl": positions["kl"].max(skipna=False),
+        "bitwise_equal": bool(positions["bitwise_equal"].all()),
+        "top1_agreement": positions["top1_agreement"].mean(),
+        "rope_max_abs_diff": positions[["cos_abs_diff", "sin_abs_diff"]].max(axis=None, skipna=False),
+        "inv_freq_equal": _equal_bits(reference, run, f"{prompt}.inv_freq"),
+        **_top_tokens(run, prompt),
+        "completion": run.record["completions"][prompt],
+        "verdict": _difference(reference, run, prompt, positions) or _EQUAL,
+    }
+
+
 def first_divergence(reference: Capture, candidate: Capture, prompt: int) -> tuple[str, int] | None:
-    """Return (stage, position) where two runs first part, in causal order, or None where they never do.
+    """Return (stage, position) where two runs first part, in causal order, or None where no stage in both differs.
 
     A stage is a module's name, or an attention module's name followed by `.q_rope` or `.k_rope`;
-    the first stage with any difference counts, and in it the first position.
+    the first stage with any difference counts, and in it the first position. None does not say that the runs are
+    equal, as `difference` does: it knows only the stages that both have.
     """
     ours = dict(zip(reference.stages, reference[f"{prompt}.fingerprints"], strict=True))
     theirs = dict(zip(candidate.stages, candidate[f"{prompt}.fingerprints"], strict=True))
@@ -161,26 +189,78 @@ def describe_stage(stage: str) -> str:
 
 def verdict(reference: Run, run: Run, prompt: int) -> str:
     """Say in a sentence whether `run` equals `reference` on a prompt and, if not, what explains it."""
-    where = first_divergence(reference.capture, run.capture, prompt)
-    if where is None:
-        return "equal to the reference, bit for bit"
-    stage, position = where
-    parts = f"parts from the reference at {describe_stage(stage)}, position {position}"
+    return difference(reference, run, prompt) or _EQUAL
+
+
+def difference(reference: Run, run: Run, prompt: int) -> str | None:
+    """Say where `run` parts from `reference` on a prompt, and what explains it; None where nothing differs at all.
+
+    Nothing differs where both have the same stages, and these, the logits, cos, sin and inv_freq the same bits.
+
+    Raises:
+        OpensciError: when the two can't be compared (`compare_positions`).
+
+    """
+    return _difference(reference, run, prompt, compare_positions(reference.capture, run.capture, prompt))
+
+
+def _difference(reference: Run, run: Run, prompt: int, positions: pd.DataFrame) -> str | None:
+    parting, notes = _parting(reference, run, prompt, positions), _notes(reference, run, positions)
+    if parting:
+        return f"{'; '.join([parting, *notes])}: {'; '.join(_causes(reference, run, prompt))}"
+    if notes:
+        return "; ".join(["has the reference's logits, and no stage in both differs", *notes])
+    return None
+
+
+def _parting(reference: Run, run: Run, prompt: int, positions: pd.DataFrame) -> str | None:
+    """Say where the numbers of two runs first part, or None where all that are in both are equal."""
+    unequal = ~positions["bitwise_equal"].to_numpy()
+    stage = first_divergence(reference.capture, run.capture, prompt)
+    rope = [name for name in ("cos", "sin", "inv_freq") if not _equal_bits(reference, run, f"{prompt}.{name}")]
+    if stage:
+        where = f"{describe_stage(stage[0])}, position {stage[1]}"
+    elif unequal.any():
+        where = f"the logits, position {unequal.argmax()}, though no stage in both differs"
+    elif rope:
+        where = " and ".join(rope)
+    else:
+        return None
+    return f"parts from the reference at {where}" + ("" if unequal.any() else ", though the logits are equal")
+
+
+def _notes(reference: Run, run: Run, positions: pd.DataFrame) -> list[str]:
+    """Say what a reader must know besides: stages that were not compared, and NaN."""
+    notes = []
+    ours, theirs = set(reference.capture.stages), set(run.capture.stages)
+    if ours != theirs:
+        notes.append(f"{len(ours & theirs)} of {len(ours | theirs)} stages are in both")
+    undefined = positions["max_abs_diff"].isna()
+    if undefined.any():
+        notes.append(f"the difference of the logits is NaN, first at position {undefined.argmax()}")
+    return notes
+
+
+def _causes(reference: Run, run: Run, prompt: int) -> list[str]:
+    """Say what explains that two runs part."""
     causes = []
     if overwritten := run.record["weights"]["differing"]:
         causes.append(
             f"{len(overwritten)} of {run.record['weights']['tensors']} tensors differ from the checkpoint: "
             "the model's own _init_weights overwrote them after loading"
         )
-    if not _samebits(reference, run, f"{prompt}.inv_freq"):
-        held, right = (r.capture[f"{prompt}.inv_freq"][:3] for r in (run, reference))
-        causes.append(
-            f"inv_freq holds {_numbers(held)} where {_numbers(right)} belongs: "
-            "the buffer was left as uninitialised memory after loading"
-        )
+    if not _equal_bits(reference, run, f"{prompt}.inv_freq"):
+        causes.append(_inv_freq(*(_numbers(each.capture[f"{prompt}.inv_freq"]) for each in (run, reference))))
     if run.record["settings"]["dtype"] != reference.record["settings"]["dtype"]:
         causes.append(f"it ran in {run.record['settings']['dtype']}")
-    return f"{parts}: {'; '.join(causes) or 'weights and inv_freq are right, so the computation differs'}"
+    return causes or ["weights and inv_freq are right, so the computation differs"]
+
+
+def _inv_freq(held: str, right: str) -> str:
+    """Say how inv_freq differs, by its first numbers in print: uninitialised memory shows there."""
+    if held == right:
+        return f"inv_freq has other bits than the reference's, though both print as {right}"
+    return f"inv_freq holds {held} where {right} belongs: the buffer was left as uninitialised memory after loading"
 
 
 def _top_tokens(run: Run, prompt: int) -> dict[str, Any]:
@@ -194,14 +274,9 @@ def _top_tokens(run: Run, prompt: int) -> dict[str, Any]:
     }
 
 
-def _largest(reference: Capture, candidate: Capture, name: str) -> np.ndarray:
-    a, b = (c[name].astype(np.float64) for c in (reference, candidate))
-    return np.abs(a - b).max(axis=1)
-
-
-def _samebits(reference: Run, run: Run, name: str) -> bool:
-    return np.array_equal(bits(reference.capture[name]), bits(run.capture[name]))
+def _equal_bits(reference: Run, run: Run, name: str) -> bool:
+    return bool(same_bits(*_both(reference.capture, run.capture, name)).all())
 
 
 def _numbers(values: np.ndarray) -> str:
-    return "[" + ", ".join(f"{value:.3g}" for value in values) + ", …]"
+    return "[" + ", ".join(f"{value:.3g}" for value in values[:3]) + ", …]"

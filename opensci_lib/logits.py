@@ -10,9 +10,17 @@ _ELEMENTS = 1 << 22  # logits held at once as float64: bounds memory, whatever t
 def compare_rows(reference: np.ndarray, candidate: np.ndarray) -> dict[str, np.ndarray]:
     """Compare logits of the same positions, both (positions, vocabulary) in the dtype as computed.
 
-    Returns, each (positions,): `bitwise_equal`, bool; `max_abs_diff` and `mean_abs_diff` over the vocabulary,
-    float64; `kl`, the Kullback-Leibler divergence of the next-token distributions from reference to candidate,
-    float64, nats; and `top1_agreement`, bool.
+    Returns, each (positions,):
+
+    - `bitwise_equal`, bool: whether all bits are the same. Of another dtype none are.
+    - `max_abs_diff` and `mean_abs_diff` of `abs_diff` over the vocabulary, float64.
+    - `kl`, float64, nats: the Kullback-Leibler divergence of the next-token distributions from reference to
+      candidate. Infinite where the candidate rules out what the reference does not; NaN where one of the two is no
+      distribution (it holds NaN or +inf, or all of it is -inf).
+    - `top1_agreement`, bool: whether the largest logit, the first of several, is the same token's. A row with NaN on
+      either side has no largest logit and does not agree.
+
+    A row whose bits are the same differs by 0 in every respect and agrees, whatever it holds.
     """
     return _by_pieces(_compare, reference, candidate)
 
@@ -25,6 +33,26 @@ def surprisal(logits: np.ndarray, following: np.ndarray) -> np.ndarray:
     return _by_pieces(_surprisal, logits, following)["nats"]
 
 
+def abs_diff(reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:
+    """Return |reference - candidate| of two arrays of one shape, float64.
+
+    Exactly 0 where values or bits are the same (inf and inf, NaN and the same NaN), else NaN where one is NaN.
+    """
+    a, b = reference.astype(np.float64), candidate.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        return np.where((a == b) | same_bits(reference, candidate), 0.0, np.abs(a - b))
+
+
+def same_bits(reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:
+    """Say of each element whether its bits are the same: NaN equals itself, 0.0 differs from -0.0.
+
+    Takes two arrays of one shape and returns bool of that shape, all False where the dtypes differ.
+    """
+    if reference.dtype != candidate.dtype:
+        return np.zeros(reference.shape, bool)
+    return _bits(reference) == _bits(candidate)
+
+
 def _by_pieces(function, first: np.ndarray, second: np.ndarray) -> dict[str, np.ndarray]:
     rows = max(1, _ELEMENTS // first.shape[1])
     pieces = [function(first[i : i + rows], second[i : i + rows]) for i in range(0, len(first), rows)]
@@ -32,26 +60,28 @@ def _by_pieces(function, first: np.ndarray, second: np.ndarray) -> dict[str, np.
 
 
 def _compare(reference: np.ndarray, candidate: np.ndarray) -> dict[str, np.ndarray]:
-    equal = (bits(reference) == bits(candidate)).all(axis=1)
-    a = reference.astype(np.float64)
-    if equal.all() and np.isfinite(a).all():  # the usual case, without the exponentials
-        zero = np.zeros(len(a))
-        return {
-            "bitwise_equal": equal,
-            "max_abs_diff": zero,
-            "mean_abs_diff": zero,
-            "kl": zero,
-            "top1_agreement": equal,
-        }
-    b = candidate.astype(np.float64)
-    difference = np.abs(a - b)
-    log_p, log_q = _log_softmax(a), _log_softmax(b)
-    return {
+    equal = np.all(same_bits(reference, candidate), axis=1)
+    compared = {
         "bitwise_equal": equal,
+        "max_abs_diff": np.zeros(len(equal)),
+        "mean_abs_diff": np.zeros(len(equal)),
+        "kl": np.zeros(len(equal)),
+        "top1_agreement": equal.copy(),
+    }
+    # Usually no row is left to it, and no exponential is computed.
+    for name, values in _compare_differing(reference[~equal], candidate[~equal]).items():
+        compared[name][~equal] = values
+    return compared
+
+
+def _compare_differing(reference: np.ndarray, candidate: np.ndarray) -> dict[str, np.ndarray]:
+    difference = abs_diff(reference, candidate)
+    a, b = reference.astype(np.float64), candidate.astype(np.float64)
+    return {
         "max_abs_diff": difference.max(axis=1),
         "mean_abs_diff": difference.mean(axis=1),
-        "kl": (np.exp(log_p) * (log_p - log_q)).sum(axis=1),
-        "top1_agreement": a.argmax(axis=1) == b.argmax(axis=1),
+        "kl": _kl(_log_softmax(a), _log_softmax(b)),
+        "top1_agreement": (a.argmax(axis=1) == b.argmax(axis=1)) & ~(np.isnan(a) | np.isnan(b)).any(axis=1),
     }
 
 
@@ -60,11 +90,17 @@ def _surprisal(logits: np.ndarray, following: np.ndarray) -> dict[str, np.ndarra
     return {"nats": -chosen}
 
 
+def _kl(log_p: np.ndarray, log_q: np.ndarray) -> np.ndarray:
+    p = np.exp(log_p)
+    with np.errstate(invalid="ignore"):  # of -inf - -inf, where p is 0 and so is its part in the sum
+        return np.where(p == 0, 0.0, p * (log_p - log_q)).sum(axis=1)
+
+
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    with np.errstate(invalid="ignore"):  # of inf - inf: a row that is no distribution becomes NaN
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
-def bits(array: np.ndarray) -> np.ndarray:
-    """Return the bits as integers, so that NaN equals itself and 0.0 differs from -0.0."""
+def _bits(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array).view(f"u{array.dtype.itemsize}")

@@ -15,7 +15,7 @@ import torch
 import transformers
 from safetensors import safe_open
 
-from opensci_lib.generate import dtype_argument
+from opensci_lib.loading import dtype_argument
 from opensci_lib.model_folder import write_json
 
 #: What the models read: short, a sentence, and a row long enough to repeat itself.

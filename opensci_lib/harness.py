@@ -1,0 +1,182 @@
+"""lm-evaluation-harness, as far as `evaluate` uses it: its tasks, its model class, its scores.
+
+The harness (https://github.com/EleutherAI/lm-evaluation-harness) belongs to the optional layer `evaluation` of the
+kernel environments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import chdir, contextmanager
+from functools import cached_property
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from opensci_lib.errors import OpensciError
+from opensci_lib.loading import load
+
+TASKS = Path(__file__).parent / "tasks"
+#: What needs no download: facts, last words, and the perplexity of prose that was read and of prose that was not.
+OFFLINE = ["opensci_facts", "opensci_cloze", "opensci_recall", "opensci_prose"]
+#: Groups of tasks with their numbers of examples. open-sci-0.01 is the group of https://github.com/OpenEuroLLM/oellm-cli.
+GROUPS: dict[str, dict[str, int]] = {
+    "open-sci-0.01": {
+        **dict.fromkeys(["copa", "social_iqa", "openbookqa", "lambada_openai", "winogrande"], 0),
+        "mmlu": 5,
+        **dict.fromkeys(["hellaswag", "arc_easy", "arc_challenge", "commonsense_qa", "piqa", "boolq"], 10),
+    }
+}
+_PACKAGES = ("lm-eval", "transformers", "torch", "datasets", "tokenizers", "opensci-lib")
+
+
+class Harness:
+    """The harness of this kernel environment.
+
+    Raises:
+        OpensciError: when it is not installed.
+
+    """
+
+    def __init__(self):
+        if find_spec("lm_eval") is None:
+            raise OpensciError(
+                "lm-eval is not installed in this kernel: add it with `opensci kernels build --layer evaluation`."
+            )
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """The versions of what a score depends on."""
+        return {name: version(name) for name in _PACKAGES}
+
+    # An index takes seconds, that of the harness's own tasks: each is made once, where it is asked for.
+    @cached_property
+    def _ours(self) -> Any:
+        from lm_eval.tasks import TaskManager
+
+        return TaskManager(include_path=str(TASKS), include_defaults=False)
+
+    @cached_property
+    def _all(self) -> Any:
+        from lm_eval.tasks import TaskManager
+
+        return TaskManager(include_path=str(TASKS))
+
+    def tasks(self, name: str) -> list[Any]:
+        """Return the harness's tasks of a name or a YAML file, with their data.
+
+        Raises:
+            OpensciError: an unknown task, one that generates text, a file that can't be read, data that can't be had.
+
+        """
+        from yaml import YAMLError
+
+        path = Path(name).absolute()
+        # A file's own data lie beside it, as those of our tasks do.
+        place = path.parent if path.is_file() else TASKS
+        try:
+            with chdir(place), _dataset_errors(name):
+                manager = self._ours if name in OFFLINE else self._all
+                tasks = list(manager.load(str(path) if path.is_file() else name)["tasks"].values())
+        except YAMLError as error:
+            raise OpensciError(f"{name} is not valid YAML ({' '.join(str(error).split())}): mend it.") from error
+        except (KeyError, ValueError, TypeError) as error:
+            if path.is_file():
+                raise OpensciError(
+                    f"{name} is no task of the harness ({error}): see its docs/task_guide.md."
+                ) from error
+            if not isinstance(error, KeyError):
+                raise
+            raise OpensciError(
+                f"There is no task {name!r}: give one of {', '.join([*OFFLINE, *GROUPS])}, a task of "
+                "lm-evaluation-harness, or a YAML file."
+            ) from error
+        if any(task.get_config("output_type") == "generate_until" for task in tasks):
+            raise OpensciError(f"Task {name} generates text, which is not kept item by item here: leave it out.")
+        return tasks
+
+    def model(self, model_path: Path | str, dtype: str, device: str, batch_size: int) -> Any:
+        """Return a folder's model as the harness's own class, strict about length and patient about memory.
+
+        Its `batch_size` is halved, with a message, whenever memory does not suffice.
+        """
+        from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+        from lm_eval.models.huggingface import HFLM
+
+        class Model(HFLM):
+            def _loglikelihood_tokens(
+                self, requests: list, disable_tqdm: bool = False, override_bs: int | None = None
+            ) -> list:
+                longest = max(len(context) + len(continuation) for _, context, continuation in requests)
+                if longest > self.max_length + 1:
+                    raise OpensciError(
+                        f"An item of {longest} tokens is longer than the model's context of {self.max_length}: "
+                        "lower num_fewshot, or leave this task out."
+                    )
+                while True:
+                    try:
+                        return super()._loglikelihood_tokens(requests, disable_tqdm)
+                    except RuntimeError as error:
+                        if not should_reduce_batch_size(error) or self.batch_size == 1:
+                            raise
+                    clear_device_cache()
+                    # override_bs would not do: the harness reads it only where its batch size is "auto".
+                    self.batch_size_per_gpu //= 2
+                    print(f"Memory does not suffice for batches of this size: going on with {self.batch_size}.")
+
+        model, tokenizer = load(model_path, dtype, device)
+        return Model(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+
+    def score(self, lm: Any, tasks: list[Any], num_fewshot: int | None, limit: int | None) -> dict[str, Any]:
+        """Return the harness's results, with `samples`: what it logged of each item, by task."""
+        from lm_eval import simple_evaluate
+
+        return simple_evaluate(
+            lm,
+            tasks=tasks,
+            num_fewshot=num_fewshot,
+            limit=limit,
+            bootstrap_iters=0,
+            log_samples=True,
+            task_manager=self._ours,
+        )
+
+    def token_nats(self, lm: Any, text: str) -> list[float]:
+        """Return -log p of each token, nats, over the same windows as the harness's rolling log-likelihood."""
+        import torch
+        from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+        windows = get_rolling_token_windows(lm.tok_encode(text), lm.prefix_token_id, lm.max_length, context_len=1)
+        nats: list[float] = []
+        for context, continuation in map(make_disjoint_window, windows):
+            ids = torch.tensor([[*context, *continuation]], device=lm.device)
+            with torch.inference_mode():
+                logits = lm.model(ids[:, :-1], use_cache=False).logits[0, len(context) - 1 :]
+            chosen = logits.log_softmax(-1).gather(1, ids[0, len(context) :, None])[:, 0]
+            nats += (-chosen.double()).tolist()
+        return nats
+
+
+@contextmanager
+def _dataset_errors(name: str) -> Generator[None]:
+    """Say in a sentence that a task's data can't be had."""
+    from datasets.exceptions import DatasetNotFoundError, DatasetsError
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    try:
+        yield
+    except (
+        ConnectionError,
+        FileNotFoundError,
+        DatasetNotFoundError,
+        DatasetsError,
+        HfHubHTTPError,
+        OfflineModeIsEnabled,
+        RuntimeError,
+    ) as error:
+        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise OpensciError(
+            f"The data of task {name} can't be had ({line}): run `opensci download --tasks {name}` on a machine with "
+            "a network and the same HF_HOME, with HF_DATASETS_OFFLINE unset."
+        ) from error
