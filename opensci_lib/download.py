@@ -66,8 +66,7 @@ def download(model: str, revision: str | None = None, local_dir: Path | str | No
     if model == MINIATURE:
         path = _miniature(place)
     elif Path(model).exists():
-        path = check_model_folder(model)
-        path = _linked(path, place) if place else path
+        path = _linked(Path(model), place) if place else Path(model)
     else:
         path, commit = _from_hub(model, revision, place)
     folder = check_model_folder(path)
@@ -99,7 +98,8 @@ def _miniature(place: Path | None) -> Path:
 
 
 def _linked(source: Path, target: Path) -> Path:
-    """Put what belongs to a model folder at `target` too, in place of what is there."""
+    """Put what belongs to a model folder that is whole at `target` too, in place of what is there."""
+    check_model_folder(source)
     with appearing(target) as partial:
         for file in files(source):
             link(file, partial / file.name)
