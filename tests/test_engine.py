@@ -51,6 +51,7 @@ def shown(output: Path) -> list[str]:
     return nbformat.read(output, as_version=4).cells[-1].outputs[0].text.split()
 
 
+@pytest.mark.kernel
 @pytest.mark.parametrize("release", ["4.48.0", "5.2.0"])
 def test_the_parameter_picks_the_release_and_the_sockets_are_files_that_vanish(notebook, release):
     done, output = run_papermill(notebook("tf_version = None"), "-p", "tf_version", release)
@@ -62,12 +63,14 @@ def test_the_parameter_picks_the_release_and_the_sockets_are_files_that_vanish(n
     assert nbformat.read(output, as_version=4).metadata.kernelspec.name == f"transformers-{release}"
 
 
+@pytest.mark.kernel
 def test_a_default_of_the_parameters_cell_picks_the_release(notebook):
     done, output = run_papermill(notebook('model = "miniature"\ntf_version = "5.2.0"  # the release'))
     assert done.returncode == 0, done.stderr
     assert shown(output)[0] == "5.2.0"
 
 
+@pytest.mark.kernel
 def test_an_explicit_kernel_may_agree_with_a_parameter_that_overrides_the_default(notebook):
     source = notebook('tf_version = "4.48.0"')
     done, output = run_papermill(source, "-p", "tf_version", "5.2.0", "-k", "transformers-5.2.0")
@@ -75,6 +78,7 @@ def test_an_explicit_kernel_may_agree_with_a_parameter_that_overrides_the_defaul
     assert shown(output)[0] == "5.2.0"
 
 
+@pytest.mark.kernel
 def test_none_means_the_notebooks_own_kernel(notebook):
     done, output = run_papermill(notebook("tf_version = None", kernel="transformers-5.2.0"))
     assert done.returncode == 0, done.stderr
@@ -127,6 +131,7 @@ def test_an_unknown_release_on_the_command_line(notebook):
     assert not output.exists()
 
 
+@pytest.mark.kernel
 def test_the_environment_is_looked_after_before_a_run_and_not_to_prepare_one(notebook, monkeypatch):
     kernels.build("5.2.0")
     built = []

@@ -269,6 +269,7 @@ def test_two_processes_build_once(uv_calls, places):
     assert sum(" venv " in call for call in uv_calls()) == 1
 
 
+@pytest.mark.kernel
 def test_the_environment_holds_its_release_and_this_library():
     code = "import importlib.metadata as m, opensci_lib; print(m.version('transformers'), opensci_lib.__file__)"
     done = subprocess.run([kernels.python("5.2.0"), "-c", code], capture_output=True, text=True, check=True)

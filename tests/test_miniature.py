@@ -54,6 +54,7 @@ def test_the_folder_is_in_the_published_form(miniature):
     assert 0.8e6 < weights / 4 < 1.2e6  # parameters in float32
 
 
+@pytest.mark.kernel
 def test_training_is_reproducible(tmp_path):
     folders = [tmp_path / "once", tmp_path / "twice"]
     train = "import sys; from opensci_lib.miniature.train import train; train(sys.argv[1], steps=3)"

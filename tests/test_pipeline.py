@@ -188,6 +188,7 @@ def test_infer_runs_under_the_release_asked_for(miniature, tmp_path):
     assert (out.parent / "capture.safetensors").exists()
 
 
+@pytest.mark.kernel
 @pytest.mark.parametrize(
     ("parameters", "sentence"),
     [
