@@ -97,7 +97,10 @@ def bisect(
 
 def _difference(reference: Run, run: Run) -> str | None:
     """Say where and why a run parts from the reference, or None where it never does."""
-    return difference(reference, run, 0)
+    try:
+        return difference(reference, run, 0)
+    except OpensciError as error:  # what can't be compared, such as other tokens, is not the same
+        return str(error)
 
 
 def _probe(folder: Path, release: str, prompt: str, scratch: Path) -> Run | str:

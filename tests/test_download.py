@@ -16,6 +16,7 @@ from opensci_lib import project
 from opensci_lib.download import Download, download
 from opensci_lib.errors import OpensciError
 from tests.hub import Hub, serve
+from tests.stand_in import StandIn
 
 MAIN, STEP = "a" * 40, "b" * 40
 WEIGHTS = "model.safetensors"
@@ -393,53 +394,39 @@ def test_an_incomplete_local_folder_is_refused(folder, tmp_path, spoil):
     assert not (tmp_path / "model").exists()
 
 
-# Stands in for uv, whose environments hold a Python that "trains" by copying a folder, and notes that it did.
-UV = """#!/bin/sh
-[ "$1" = venv ] || exit 0
-for last; do :; done
-mkdir -p "$last/bin"
-cat > "$last/bin/python" << 'END'
-#!/bin/sh
-echo "$@" >> "$TRAINED"
-[ -d "$TRAINED_MODEL" ] && mkdir -p "$(dirname "$3")" && rm -rf "$3" && cp -r "$TRAINED_MODEL" "$3"
-END
-chmod +x "$last/bin/python"
+# "Trains" by copying a folder to where the miniature shall be.
+TRAIN = """
+[ "$1 $2" = "-m opensci_lib.miniature.train" ] || exit 3
+mkdir -p "$(dirname "$3")" && rm -rf "$3" && cp -r "{}" "$3"
 """
 
 
 @pytest.fixture
-def trained(folder, tmp_path, monkeypatch):
-    """Return a function that gives the lines of commands that the kernel environment was called with."""
-    (tmp_path / "uv").write_text(UV)
-    (tmp_path / "uv").chmod(0o755)
-    monkeypatch.setattr(project, "ENVIRONMENTS", tmp_path / "environments")
+def releases(tmp_path, monkeypatch):
     monkeypatch.setattr(project, "OUTPUTS", tmp_path / "outputs")
-    monkeypatch.setattr(project, "driver_prefix", lambda: tmp_path / "driver")
-    (tmp_path / "environments").mkdir()
-    (tmp_path / "environments" / "transformers-4.48.0.txt").touch()
-    (tmp_path / "trained").touch()
-    for name, value in (("UV", "uv"), ("TRAINED", "trained"), ("TRAINED_MODEL", "repository")):
-        monkeypatch.setenv(name, str(tmp_path / value))
-    return lambda: (tmp_path / "trained").read_text().splitlines()
+    return StandIn(tmp_path / "stand-in", monkeypatch)
 
 
-def test_the_miniature_is_trained_once_where_it_is_kept(trained, folder, tmp_path):
+def test_the_miniature_is_trained_once_where_it_is_kept(releases, folder, tmp_path):
+    releases.add("4.48.0", TRAIN.format(folder))
     there = tmp_path / "outputs" / "miniature" / "original"
     size = (folder / WEIGHTS).stat().st_size
     assert download("miniature") == Download("miniature", None, None, str(there), size)
     assert download("miniature").path == str(there)
-    assert trained() == [f"-m opensci_lib.miniature.train {there}"]
+    assert releases.calls == ["4.48.0"]
 
 
-def test_the_miniature_is_trained_once_elsewhere(trained, tmp_path):
+def test_the_miniature_is_trained_once_elsewhere(releases, folder, tmp_path):
+    releases.add("4.48.0", TRAIN.format(folder))
     there = tmp_path / "model"
     first = download("miniature", None, there)
     assert (first.path, first.commit) == (str(there), None)
     assert download("miniature", None, there) == first
-    assert trained() == [f"-m opensci_lib.miniature.train {there}"]
+    assert releases.calls == ["4.48.0"]
 
 
-def test_another_model_is_not_taken_for_the_miniature(trained, step, folder, tmp_path):
+def test_another_model_is_not_taken_for_the_miniature(releases, step, folder, tmp_path):
+    releases.add("4.48.0", TRAIN.format(folder))
     there = tmp_path / "model"
     download(str(step), None, there)
     download("miniature", None, there)
@@ -447,8 +434,8 @@ def test_another_model_is_not_taken_for_the_miniature(trained, step, folder, tmp
     assert (there / WEIGHTS).read_bytes() == (folder / WEIGHTS).read_bytes()
 
 
-def test_training_that_fails_is_said(trained, tmp_path, monkeypatch):
-    monkeypatch.setenv("TRAINED_MODEL", str(tmp_path / "nowhere"))
+def test_training_that_fails_is_said(releases, tmp_path):
+    releases.add("4.48.0", "exit 1")
     assert refused("miniature", None, tmp_path / "model") == (
         "Training the miniature under transformers 4.48.0 failed: see above why."
     )
