@@ -203,6 +203,7 @@ def tensor(begin, end, shape=(2,), dtype="F32"):
         header({**ABOUT, "a": tensor(0, 8, dtype="F8_E4M3")}, bytes(8)),
         header({**ABOUT, "a": tensor(4, 12)}, bytes(12)),
         header({**ABOUT, "a": tensor(0, 8), "b": tensor(4, 12)}, bytes(12)),
+        header({**ABOUT, "a": tensor(0, 8), "b": tensor(4, 16)}, bytes(16)),
         header({**ABOUT, "a": tensor(0, 8), "b": tensor(12, 20)}, bytes(20)),
         header({**ABOUT, "a": {"dtype": "F32", "shape": [2]}}, bytes(8)),
         header({**ABOUT, "a": 1}, bytes(8)),

@@ -276,7 +276,8 @@ class StandIn:
     def score(self, lm, loaded, num_fewshot, limit):
         self.calls.append(("score", *loaded, num_fewshot, limit))
         lm.batch_size //= 2  # as if memory had not sufficed
-        name = Path(loaded[0].removeprefix("the tasks of ")).stem
+        *folder, name = Path(loaded[0].removeprefix("the tasks of ")).with_suffix("").parts
+        name = "-".join([*folder[-1:], name])
         return {
             "results": {name: {"acc,none": 0.5}, f"{name}_text": {"word_perplexity,none": math.e}},
             "configs": {name: CHOICE, f"{name}_text": ROLLING},
@@ -492,9 +493,9 @@ def test_files_of_one_name_are_two_tasks(harness, model, output, tmp_path):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "t.yaml").write_text("task: t\n")
     names = [str(tmp_path / folder / "t.yaml") for folder in ("one", "two")]
-    with pytest.raises(OpensciError, match="Task t was asked for twice"):
-        evaluate(model, output, names, harness=harness)
-    assert harness.scored == names
+    results = evaluate(model, output, names, harness=harness)
+    assert list(results["results"]) == ["one-t", "one-t_text", "two-t", "two-t_text"]
+    assert pd.read_parquet(output / "samples.parquet")["task"].tolist() == list(results["results"])
 
 
 def test_a_task_that_fails_while_its_tables_are_made_is_computed_again(harness, model, output):
