@@ -1,5 +1,6 @@
 """Where things lie in a checkout of this project."""
 
+import hashlib
 import os
 import sys
 from pathlib import Path
@@ -7,6 +8,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENTS = ROOT / "environments"
 OUTPUTS = ROOT / "outputs"
+
+
+def code_digest(package: Path) -> str:
+    """Return a hash of a package's modules, names and contents: it tells what older code made."""
+    files = sorted(package.rglob("*.py"))
+    named = [f"{file.relative_to(package)} {hashlib.sha256(file.read_bytes()).hexdigest()}" for file in files]
+    return hashlib.sha256("\n".join(named).encode()).hexdigest()
 
 
 def driver_prefix() -> Path:

@@ -199,11 +199,12 @@ _FAILURES = {
 
 def _state(results: pd.DataFrame) -> str:
     """Say what the results of one state of the folder on one release come to."""
-    count = results["result"].value_counts()
+    found = list(results["result"])
     failed = set(results[results["result"] == FAILS]["group"])
-    if "auto" in failed and not count.get(OK, 0):
+    if "auto" in failed and OK not in found:
         return "does not load"
     if failed:
-        return "wrong: " + ", ".join(words for group, words in _FAILURES.items() if group in failed)
-    beside = f", {count[UNSUPPORTED]} unsupported by the release" if UNSUPPORTED in count else ""
-    return f"{count[OK]} of {len(results)} checks ok{beside}"
+        words = [words for group, words in _FAILURES.items() if group in failed]
+        return "wrong: " + ", ".join([*words, *(f"{group} fails" for group in sorted(failed - _FAILURES.keys()))])
+    beside = f", {found.count(UNSUPPORTED)} unsupported by the release" if UNSUPPORTED in found else ""
+    return f"{found.count(OK)} of {len(found)} checks ok{beside}"

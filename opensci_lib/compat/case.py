@@ -63,6 +63,13 @@ class Case:
         self._work.mkdir(parents=True, exist_ok=True)
         return self._work
 
+    def place(self, name: str) -> Path:
+        """Return where in `work` to put another folder of this model.
+
+        transformers knows a folder's code by the folder's name, and what one has registered serves all of that name.
+        """
+        return self.work / f"{self.folder.name}-{name}"
+
     @contextmanager
     def fresh(self) -> Generator[None]:
         """Give a check an empty `work`, the same random numbers and a model that no other changed."""
@@ -88,7 +95,7 @@ class Case:
 
     def edited(self, **changes: Any) -> Case:
         """Return the same folder with changes to its config.json."""
-        folder = self.work / f"edited-{len(list(self.work.iterdir()))}"
+        folder = self.place(f"edited-{len(list(self.work.iterdir()))}")
         shutil.copytree(self.folder, folder)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         write_json(folder / "config.json", {**config, **changes})

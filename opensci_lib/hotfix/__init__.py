@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass, field
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 import libcst as cst
 from filelock import FileLock
 
+from opensci_lib import project
 from opensci_lib.errors import OpensciError
 from opensci_lib.hotfix.rule import Rule, Sources, all_rules
 from opensci_lib.hotfix.tree import Tree, UnrecognisedError, parse
@@ -81,7 +81,7 @@ def hotfix(
         raise OpensciError(f"{target} lies in the folder to be fixed: choose another --dst_dir.")
     record = {
         "tool": f"opensci hotfix {version('opensci-lib')}",
-        "tool_sha256": _own_digest(),
+        "tool_sha256": project.code_digest(Path(__file__).parent),  # what older rules made is made again
         "rules": [rule.id for rule in chosen],
         "sources": {file.name: _identity(file) for file in files(source) if file.name != RECORD},
     }
@@ -267,9 +267,3 @@ def _digest_of(file: Path) -> str | None:
 
 def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-@cache
-def _own_digest() -> str:
-    """Return a hash of the engine and the rules, so that a folder made by older ones is made again."""
-    return _digest(b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.rglob("*.py"))))

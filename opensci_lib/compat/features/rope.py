@@ -152,6 +152,6 @@ def from_config(case: Case) -> None:
 @feature("right after save_pretrained and reload")
 def saved(case: Case) -> None:
     for kind in _TYPES:
-        folder = case.work / f"saved-{kind}"
+        folder = case.place(f"saved-{kind}")
         _loaded(case, kind).save_pretrained(folder)
         _expect_closed_form(Case(folder, folder / "work", case.native).load(), kind)

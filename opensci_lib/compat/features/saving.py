@@ -12,7 +12,7 @@ from opensci_lib.compat.case import Case, expect, expect_equal, logits
 
 
 def _saved(case: Case, name: str, **options: Any) -> Path:
-    folder = case.work / name
+    folder = case.place(name)
     case.load().save_pretrained(folder, **options)
     case.tokenizer.save_pretrained(folder)
     return folder

@@ -34,8 +34,9 @@ def untied(case: Case) -> None:
     expect(head.weight.data_ptr() != model.get_input_embeddings().weight.data_ptr(), "the embeddings are tied")
     head.weight.mul_(2)
     right = [logits(model, ids) for ids in case.ids]
-    model.save_pretrained(case.work / "untied")
-    again = Case(case.work / "untied", case.work / "again", case.native).load()
+    folder = case.place("untied")
+    model.save_pretrained(folder)
+    again = Case(folder, case.work / "again", case.native).load()
     expect_equal(again.get_output_embeddings().weight, head.weight, "the head's weight after reload")
     for ids, expected in zip(case.ids, right, strict=True):
         expect_equal(logits(again, ids), expected, "logits after reload")
