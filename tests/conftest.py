@@ -8,7 +8,6 @@ import pytest
 
 from opensci_lib import kernels
 from opensci_lib.compare import Run
-from opensci_lib.compat.reference import reference
 from opensci_lib.download import download
 from opensci_lib.hotfix import hotfix
 from opensci_lib.variants import VARIANTS
@@ -61,12 +60,6 @@ def variant_folder(miniature):
         return Path(hotfix(miniature, miniature.with_name(variant), rules=VARIANTS[variant]).dst_dir)
 
     return folder
-
-
-@pytest.fixture(scope="session")
-def compat_reference(miniature, tmp_path_factory) -> Path:
-    """What the unmodified miniature computes under 4.48.0, for the checks of features."""
-    return reference(miniature, tmp_path_factory.mktemp("reference") / "compat.safetensors")
 
 
 _GENERATE = """
