@@ -274,15 +274,17 @@ def _build(version: str, contents: dict) -> None:
 
 
 def _add_layer(version: str, layer: str, contents: dict) -> None:
-    """Install a layer into an environment that is there; the marker comes last, so that a broken try is repeated."""
+    """Install a layer into an environment that is there, unmarked meanwhile, so that a broken try is repeated."""
     step = f"Adding {layer} to the environment of transformers {version}"
     click.echo(f"{step} …", err=True)
     folder = _environment(version)
     packages = ["-r", str(_lock_file(version, layer))]
     if contents["lock_sha256"] is None:
         packages = ["-r", "pyproject.toml", "--extra", "kernel", "--extra", layer, f"transformers=={version}"]
+    done = folder / f"{layer}.json"
+    done.unlink(missing_ok=True)
     _uv(step, "pip", "install", "--python", str(folder / "bin" / "python"), *packages, version=version)
-    _write(folder / f"{layer}.json", json.dumps(contents, indent=2) + "\n")
+    _write(done, json.dumps(contents, indent=2) + "\n")
 
 
 def _register(version: str) -> None:
