@@ -1,10 +1,13 @@
 import pytest
 
-from opensci_lib.hotfix.rules.attention_switch import _METHOD
 from tests.hotfix.specification import check_noop, check_transformed, check_unrecognised
 
 RULE = "attention-switch"
-ANSWER = "\n" + "".join(f"    {line}\n" for line in _METHOD.splitlines())
+ANSWER = """
+    @classmethod
+    def _can_set_attn_implementation(cls):
+        return True  # transformers 5.1 and later look for a call that older releases do not have
+"""
 IMPORT = "from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel\n"
 LAYER = "class Attention:\n    def forward(self, x):\n        return ALL_ATTENTION_FUNCTIONS[self.kind](x)\n"
 BASE = "class Base(PreTrainedModel):\n    x = 1\n"

@@ -1,13 +1,44 @@
 import pytest
 
-from opensci_lib.hotfix.rules.checkpoint_layers import _EXAMPLE, _IMPORT
 from tests.hotfix.specification import check_noop, check_transformed, check_unrecognised
 
 RULE = "checkpoint-layers"
-BEFORE = _EXAMPLE.format(base="nn.Module", condition="")
-AFTER = _EXAMPLE.format(
-    base="GradientCheckpointingLayer", condition=' and not hasattr(layer, "gradient_checkpointing")'
-)
+BEFORE = """\
+class Layer(nn.Module):
+    def forward(self, x): ...
+
+class Model(nn.Module):
+    def __init__(self, config):
+        self.layers = nn.ModuleList([Layer() for _ in range(config.layers)])
+
+    def forward(self, x):
+        for layer in self.layers:
+            if self.gradient_checkpointing and self.training:
+                x = self._gradient_checkpointing_func(layer.__call__, x)
+            else:
+                x = layer(x)
+"""
+AFTER = """\
+class Layer(GradientCheckpointingLayer):
+    def forward(self, x): ...
+
+class Model(nn.Module):
+    def __init__(self, config):
+        self.layers = nn.ModuleList([Layer() for _ in range(config.layers)])
+
+    def forward(self, x):
+        for layer in self.layers:
+            if self.gradient_checkpointing and self.training and not hasattr(layer, "gradient_checkpointing"):
+                x = self._gradient_checkpointing_func(layer.__call__, x)
+            else:
+                x = layer(x)
+"""
+IMPORT = """\
+try:
+    from transformers.modeling_layers import GradientCheckpointingLayer
+except ImportError:  # until transformers 4.51 the model checkpoints its layers itself
+    GradientCheckpointingLayer = {module}
+"""
 
 
 @pytest.mark.parametrize(
@@ -20,7 +51,7 @@ AFTER = _EXAMPLE.format(
 )
 def test_after_the_last_import_and_by_the_file_s_own_name(imports, module):
     before, after = (source.replace("nn.", module.removesuffix("Module")) for source in (BEFORE, AFTER))
-    check_transformed(RULE, imports + before, imports + _IMPORT.format(module=module) + after)
+    check_transformed(RULE, imports + before, imports + IMPORT.format(module=module) + after)
 
 
 def test_the_condition_the_other_way_round():
@@ -31,7 +62,7 @@ def test_the_condition_the_other_way_round():
         for source in (BEFORE, AFTER)
     ]
     imports = "from torch import nn\n"
-    check_transformed(RULE, imports + turned[0], imports + _IMPORT.format(module="nn.Module") + turned[1])
+    check_transformed(RULE, imports + turned[0], imports + IMPORT.format(module="nn.Module") + turned[1])
 
 
 @pytest.mark.parametrize(
