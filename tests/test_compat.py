@@ -14,6 +14,7 @@ from opensci_lib import compat, figures, kernels, project
 from opensci_lib.compat.reference import is_current, reference
 from opensci_lib.errors import OpensciError
 from opensci_lib.hotfix import all_rules, hotfix
+from tests.hotfix.test_mlinter import findings
 
 # ---------------------------------------------------------------- judging, on made-up features, folders and judges
 
@@ -240,8 +241,9 @@ def test_the_matrix_says_what_the_table_says(tmp_path):
             write(tmp_path / "c.json", "4.48.0", minimal=unsupported, fixed=unsupported),
         ]
     )
-    [axes] = figures.compat_matrix(measured).axes
-    assert axes.get_title("left") == "1 features on 3 releases: 1 checks fail, 1 unsupported"
+    picture = figures.compat_matrix(measured)
+    [axes] = picture.axes
+    assert picture.get_suptitle() == "1 features on 3 releases: 1 checks fail, 1 unsupported"
     assert [label.get_text() for label in axes.get_xticklabels()] == ["4.48.0", "5.9.0", "5.10.4"]
 
 
@@ -400,6 +402,15 @@ def test_without_the_rule_a_check_fails(checked, rule):
     assert rows["fixed"][feature]["result"] == compat.OK, rows["fixed"][feature]["error"]
     assert rows[without(rule)][feature]["result"] == compat.FAILS, rows[without(rule)][feature]
     assert words in rows[without(rule)][feature]["error"]
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("rule", LINTED)
+def test_without_the_rule_the_linter_finds_its_fault(variant_folder, folders_without, tmp_path, rule):
+    with_it, without_it = (
+        findings(folder, tmp_path / "found.json") for folder in (variant_folder("fixed"), folders_without[rule])
+    )
+    assert without_it - with_it == {LINTED[rule]: 1}
 
 
 # Offloading moves tensors to a GPU and back; without one native models have no such cache either.

@@ -122,6 +122,9 @@ def hotfix(
 def _up_to_date(source: Path, target: Path, record: dict[str, Any]) -> Hotfix | None:
     """Return the outcome if `target` is what these rules make of this source, or None if it must be made.
 
+    A file that is gone is a reason to make the folder again; one that was edited is not replaced. Weights are known
+    by their size, and in the source by their time too: others of the same size and time are taken for the same.
+
     Raises:
         OpensciError: when replacing what stands there would lose something that this tool did not make.
 
@@ -131,14 +134,15 @@ def _up_to_date(source: Path, target: Path, record: dict[str, Any]) -> Hotfix | 
     if not (target / RECORD).is_file():
         raise OpensciError(f"{target} exists and is not a folder that this tool made: move it, or set --dst_dir.")
     found = read_json(target / RECORD)
-    foreign = {file.name for file in files(target)} - found["sources"].keys() - {RECORD}
-    edited = {name for name, digest in found["changed"].items() if _digest_of(target / name) != digest}
-    if foreign or edited:
+    present = {file.name for file in files(target)} - {RECORD}
+    written = found["sources"] | {name: {"sha256": digest} for name, digest in found["changed"].items()}
+    foreign = {name for name in present if name not in written or not _is(target / name, written[name])}
+    if foreign:
         raise OpensciError(
-            f"{target} holds {', '.join(sorted(foreign | edited))}, which this tool did not write: "
+            f"{target} holds {', '.join(sorted(foreign))}, which this tool did not write: "
             "move the folder, or set --dst_dir."
         )
-    if any(found.get(key) != value for key, value in record.items()):
+    if present != written.keys() or any(found.get(key) != value for key, value in record.items()):
         return None
     diff = "".join(
         _diff(name, *((folder / name).read_bytes().decode() for folder in (source, target)))
@@ -255,14 +259,15 @@ def _diff(name: str, before: str, after: str) -> str:
 
 def _identity(file: Path) -> dict[str, Any]:
     """Say which file this is: small ones by content, weights by size and time, since reading them would take long."""
-    status = file.stat()
     if file.suffix == ".safetensors":
+        status = file.stat()
         return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
-    return {"sha256": _digest_of(file)}
+    return {"sha256": _digest(file.read_bytes())}
 
 
-def _digest_of(file: Path) -> str | None:
-    return _digest(file.read_bytes()) if file.is_file() else None
+def _is(file: Path, identity: dict[str, Any]) -> bool:
+    """Say whether a file is a copy of the one so identified; a copy's time is its own."""
+    return _identity(file) | {"mtime_ns": 0} == identity | {"mtime_ns": 0}
 
 
 def _digest(data: bytes) -> str:

@@ -1,7 +1,6 @@
 """What the rules' tests are written in: whole little sources that a rule changes, leaves alone, or refuses."""
 
 import json
-from pathlib import Path
 
 import libcst as cst
 import pytest
@@ -12,13 +11,6 @@ from opensci_lib.hotfix.tree import Tree, UnrecognisedError
 
 def rule(name: str) -> Rule:
     return next(rule for rule in all_rules() if rule.id == name)
-
-
-def example(name: str) -> tuple[str, str]:
-    """Return what a rule is for, before and after: the tests' own text, whatever the rule says."""
-    folder = Path(__file__).parent / "examples"
-    before, after = ((folder / f"{name}.{when}").read_bytes().decode() for when in ("before", "after"))
-    return before, after
 
 
 def rewritten(name: str, source: str, **others: str) -> str:

@@ -1,9 +1,27 @@
 import pytest
 
-from tests.hotfix.specification import check_noop, check_transformed, check_unrecognised, example
+from tests.hotfix.specification import check_noop, check_transformed, check_unrecognised
 
 RULE = "cache-position"
-BEFORE, AFTER = example(RULE)
+BEFORE = """\
+from transformers import PreTrainedModel
+
+class Model(PreTrainedModel):
+    def forward(self, input_ids=None, cache_position=None, **kwargs):
+        return self.layers(input_ids, cache_position)
+"""
+AFTER = """\
+from transformers import PreTrainedModel
+
+class Model(PreTrainedModel):
+    def forward(self, input_ids=None, **kwargs):
+        cache_position = kwargs.pop("cache_position", None)
+        return self.layers(input_ids, cache_position)
+"""
+
+
+def test_the_rewrite():
+    check_transformed(RULE, BEFORE, AFTER)
 
 
 def test_whatever_the_keyword_arguments_are_called():

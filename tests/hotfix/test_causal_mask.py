@@ -1,11 +1,77 @@
 import pytest
 
-from tests.hotfix.specification import check_noop, check_transformed, check_unrecognised, example, rewritten
+from tests.hotfix.specification import check_noop, check_transformed, check_unrecognised, rewritten
 
 RULE = "causal-mask"
-BEFORE, AFTER = example(RULE)
+BEFORE = """\
+import torch
+
+class Model(Base):
+    def forward(self, x, mask, position_ids):
+        return self._update_causal_mask(mask, x, position_ids, None, False)
+
+    def _update_causal_mask(
+        self, attention_mask, input_tensor, cache_position, past_key_values, output_attentions
+    ):
+        return self._prepare_4d_causal_attention_mask_with_cache_position(attention_mask)
+
+    @staticmethod
+    def _prepare_4d_causal_attention_mask_with_cache_position(attention_mask): ...
+"""
+AFTER = """\
+import copy
+import inspect
+import torch
+try:
+    from transformers.masking_utils import create_causal_mask
+except ImportError:  # until transformers 4.52 a model builds its mask itself
+    create_causal_mask = None
+
+class Model(Base):
+    def forward(self, x, mask, position_ids):
+        return self._update_causal_mask(mask, x, position_ids, None, False, position_ids=position_ids)
+
+    def _update_causal_mask(
+        self, attention_mask, input_tensor, cache_position, past_key_values, output_attentions, position_ids=None
+    ):
+        if create_causal_mask is not None:
+            config, implementation = self.config, self.config._attn_implementation
+            if output_attentions and implementation == "sdpa":
+                # The layers fall back on eager attention, which adds the mask to the scores.
+                config = copy.copy(config)
+                config._attn_implementation = "eager"
+                if attention_mask is not None and attention_mask.dtype == torch.bool and attention_mask.dim() == 4:
+                    # generate() made it for the static cache
+                    lowest = torch.finfo(input_tensor.dtype).min
+                    attention_mask = torch.zeros_like(attention_mask, dtype=input_tensor.dtype).masked_fill(
+                        ~attention_mask, lowest
+                    )
+            # Between releases one of these changed its name and another went.
+            inputs = {"input_embeds": input_tensor, "inputs_embeds": input_tensor, "cache_position": cache_position}
+            inputs["position_ids"] = position_ids  # where they start again, another sequence does
+            known = inspect.signature(create_causal_mask).parameters
+            return create_causal_mask(
+                config=config,
+                attention_mask=attention_mask,
+                past_key_values=past_key_values,
+                **{name: value for name, value in inputs.items() if name in known},
+            )
+        return self._prepare_4d_causal_attention_mask_with_cache_position(attention_mask)
+
+    @staticmethod
+    def _prepare_4d_causal_attention_mask_with_cache_position(attention_mask): ...
+
+
+if create_causal_mask is not None:
+    # Where it is missing, generate() builds the mask for a static cache in the release's own way.
+    del Model._prepare_4d_causal_attention_mask_with_cache_position
+"""
 REMOVAL = AFTER[AFTER.rindex("\n\nif create_causal_mask") :]
 HIDDEN = BEFORE[BEFORE.index("\n    @staticmethod") :]
+
+
+def test_the_rewrite():
+    check_transformed(RULE, BEFORE, AFTER)
 
 
 def test_names_do_not_matter():

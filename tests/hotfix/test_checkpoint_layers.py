@@ -3,8 +3,8 @@ import pytest
 from tests.hotfix.specification import check_noop, check_transformed, check_unrecognised
 
 RULE = "checkpoint-layers"
-SOURCE = """\
-class Layer({base}):
+BEFORE = """\
+class Layer(nn.Module):
     def forward(self, x): ...
 
 class Model(nn.Module):
@@ -13,15 +13,26 @@ class Model(nn.Module):
 
     def forward(self, x):
         for layer in self.layers:
-            if self.gradient_checkpointing and self.training{condition}:
+            if self.gradient_checkpointing and self.training:
                 x = self._gradient_checkpointing_func(layer.__call__, x)
             else:
                 x = layer(x)
 """
-BEFORE = SOURCE.format(base="nn.Module", condition="")
-AFTER = SOURCE.format(
-    base="GradientCheckpointingLayer", condition=' and not hasattr(layer, "gradient_checkpointing")'
-)
+AFTER = """\
+class Layer(GradientCheckpointingLayer):
+    def forward(self, x): ...
+
+class Model(nn.Module):
+    def __init__(self, config):
+        self.layers = nn.ModuleList([Layer() for _ in range(config.layers)])
+
+    def forward(self, x):
+        for layer in self.layers:
+            if self.gradient_checkpointing and self.training and not hasattr(layer, "gradient_checkpointing"):
+                x = self._gradient_checkpointing_func(layer.__call__, x)
+            else:
+                x = layer(x)
+"""
 IMPORT = """\
 try:
     from transformers.modeling_layers import GradientCheckpointingLayer

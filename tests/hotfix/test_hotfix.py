@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-import opensci_lib
+from opensci_lib import hotfix as hotfix_module
 from opensci_lib.cli import main
 from opensci_lib.errors import OpensciError
 from opensci_lib.hotfix import hotfix
@@ -22,6 +22,8 @@ from opensci_lib.model_folder import check_model_folder
 from tests.hotfix.folder import MODELING, make_folder
 
 WEIGHTS = "model.safetensors"
+#: Rules for tests that are not about rules: one for each kind of file.
+FEW = ["auto-model", "model-input-names", "tied-keys"]
 
 
 @pytest.fixture
@@ -98,7 +100,7 @@ def test_weights_are_one_file_and_the_rest_are_copies(source, no_clones):
     assert not (fixed / "tokenizer.json").samefile(source / "tokenizer.json")
 
 
-def mode(file: Path) -> int:
+def permissions(file: Path) -> int:
     return file.stat().st_mode & 0o777
 
 
@@ -107,9 +109,11 @@ def test_nobody_writes_into_weights_that_two_folders_share(source, no_clones):
     (source / WEIGHTS).chmod(0o664)
     (source / "tokenizer.json").chmod(0o664)
     fixed = Path(hotfix(source).dst_dir)
-    assert (mode(source / WEIGHTS), mode(fixed / WEIGHTS)) == (0o444, 0o444)
-    assert mode(source / "tokenizer.json") == 0o664
-    assert mode(fixed / "tokenizer.json") & 0o200
+    assert (fixed / WEIGHTS).stat().st_ino == (source / WEIGHTS).stat().st_ino
+    assert permissions(source / WEIGHTS) == 0o444
+    assert permissions(source / "tokenizer.json") == 0o664
+    assert permissions(fixed / "tokenizer.json") & 0o200
+    assert permissions(source) == permissions(fixed) == 0o755
 
 
 def test_weights_are_cloned_where_the_file_system_can(source, monkeypatch):
@@ -163,9 +167,9 @@ def test_a_read_only_source_is_no_hindrance(source, tmp_path):
         file.chmod(0o444)
     source.chmod(0o555)
     fixed = Path(hotfix(source, tmp_path / "fixed").dst_dir)
-    owners = {file.name for file in fixed.iterdir() if mode(file) & 0o200}
-    assert owners >= {"config.json", "configuration_tiny.py", "modeling_tiny.py", "tokenizer.json", "hotfix.json"}
-    assert mode(fixed) & 0o700 == 0o700
+    assert permissions(fixed) == 0o755
+    for name in ("modeling_tiny.py", "configuration_tiny.py", "config.json", "tokenizer.json", "hotfix.json"):
+        assert permissions(fixed / name) & 0o600 == 0o600, name
 
 
 def test_hidden_files_folders_and_pickles_are_left_behind(source):
@@ -205,49 +209,100 @@ def test_the_rest_of_the_rules_can_follow_later(source, tmp_path):
     assert sorted(code(both)) == sorted(code(at_once))  # added methods may stand in another order
 
 
-@pytest.mark.parametrize("change", ["code", "weights", "rules"])
-def test_an_outdated_folder_is_made_again(source, change):
-    fixed = Path(hotfix(source).dst_dir)
-    rules = None
-    if change == "code":
-        with (source / "modeling_tiny.py").open("a") as file:
-            file.write("NEW = 1\n")
-    elif change == "weights":
-        new = source / "new"
-        new.write_bytes((source / WEIGHTS).read_bytes()[:-8] + b"\x01" * 8)
-        new.rename(source / WEIGHTS)
-    else:
-        rules = ["tied-keys"]
-    outcome = hotfix(source, rules=rules)
+def append(file: Path, text: str) -> None:
+    file.write_text(file.read_text() + text)
+
+
+def other_weights(source: Path, keep_time: bool = False) -> None:
+    """Put weights of the same size in the place of the source's."""
+    before = (source / WEIGHTS).stat()
+    new = source / "new"
+    new.write_bytes((source / WEIGHTS).read_bytes()[:-8] + b"\x01" * 8)
+    os.utime(new, ns=(before.st_atime_ns, before.st_mtime_ns + (0 if keep_time else 1)))
+    new.rename(source / WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda source, fixed: append(source / "modeling_tiny.py", "NEW = 1\n"), "modeling_tiny.py"),
+        (lambda source, fixed: append(source / "configuration_tiny.py", "NEW = 1\n"), "configuration_tiny.py"),
+        (lambda source, fixed: append(source / "config.json", "\n"), "config.json"),
+        (lambda source, fixed: append(source / "tokenizer.json", "\n"), "tokenizer.json"),
+        (lambda source, fixed: append(source / "tokenizer_config.json", "\n"), "tokenizer_config.json"),
+        (lambda source, fixed: other_weights(source), WEIGHTS),
+        (lambda source, fixed: (source / "notes.txt").write_text("added"), "notes.txt"),
+        (lambda source, fixed: (source / "generation_config.json").unlink(), "generation_config.json"),
+        (lambda source, fixed: (fixed / "modeling_tiny.py").unlink(), "modeling_tiny.py"),
+        (lambda source, fixed: (fixed / "config.json").unlink(), "config.json"),
+        (lambda source, fixed: (fixed / "tokenizer_config.json").unlink(), "tokenizer_config.json"),
+        (lambda source, fixed: (fixed / "tokenizer.json").unlink(), "tokenizer.json"),
+        (lambda source, fixed: (fixed / WEIGHTS).unlink(), WEIGHTS),
+    ],
+)
+def test_an_outdated_folder_is_made_again(source, tmp_path, change, expected):
+    (source / "generation_config.json").write_text("{}")
+    (source / "tokenizer_config.json").write_text("{}")
+    fixed = Path(hotfix(source, rules=FEW).dst_dir)
+    change(source, fixed)
+    assert hotfix(source, rules=FEW).written
+    at_once = Path(hotfix(source, tmp_path / "at_once", rules=FEW).dst_dir)
+    assert contents(fixed) == contents(at_once)
+    assert contents(fixed).keys() == contents(source).keys() | {"hotfix.json"}
+    assert (expected in contents(fixed)) == (source / expected).exists()
+    assert others(source) == {"tiny_fixed", "at_once"}
+
+
+def test_other_rules_make_another_folder(source):
+    hotfix(source, rules=FEW)
+    outcome = hotfix(source, rules=["tied-keys"])
     assert outcome.written
-    assert ("NEW = 1" in (fixed / "modeling_tiny.py").read_text()) == (change == "code")
-    assert (fixed / WEIGHTS).read_bytes() == (source / WEIGHTS).read_bytes()
-    assert others(source) == {"tiny_fixed"}
+    assert list(outcome.applied) == ["tied-keys"]
 
 
-_HOTFIX = """
+def test_weights_of_equal_size_and_time_are_taken_for_the_same(source):
+    """To read them would take minutes at full size."""
+    hotfix(source, rules=FEW)
+    other_weights(source, keep_time=True)
+    assert not hotfix(source, rules=FEW).written
+
+
+_CHANGED_CODE = """
 import sys
+from pathlib import Path
+import opensci_lib
 from opensci_lib.hotfix import hotfix
 
-print(hotfix(sys.argv[1]).written)
+package, source = Path("opensci_lib").absolute(), sys.argv[1]
+assert Path(opensci_lib.__file__).parent == package
+
+
+def written():
+    return hotfix(source, rules=["auto-model", "tied-keys"]).written
+
+
+found = [written(), written()]
+for module in ("rules/tied_keys.py", "__init__.py", "tree.py", "rule.py"):
+    with (package / "hotfix" / module).open("a") as file:
+        file.write("# mended\\n")
+    found += [written(), written()]
+(package / "hotfix" / "rules" / "new.py").touch()
+print([*found, written()])
 """
 
 
-@pytest.mark.parametrize("file", ["rules/cache_length.py", "tree.py", "__init__.py"])
-def test_a_changed_rule_or_engine_makes_the_folder_again(source, tmp_path, file):
-    """In a copy of the package: the one that runs here stays as it is."""
-    copied = tmp_path / "package" / "opensci_lib"
-    shutil.copytree(Path(opensci_lib.__file__).parent, copied, ignore=shutil.ignore_patterns("__pycache__"))
-
-    def written() -> str:
-        # The folder of the copy comes before the installed package on the path.
-        command = [sys.executable, "-c", _HOTFIX, source]
-        return subprocess.run(command, cwd=copied.parent, capture_output=True, text=True, check=True).stdout.strip()
-
-    assert [written(), written()] == ["True", "False"]
-    with (copied / "hotfix" / file).open("a") as code:
-        code.write("# another way\n")
-    assert [written(), written()] == ["True", "False"]
+def test_a_folder_that_older_rules_made_is_made_again(source, tmp_path):
+    """On a copy of the package, of which a rule is mended."""
+    package = Path(hotfix_module.__file__).parents[1]
+    shutil.copytree(package, tmp_path / "copy" / "opensci_lib", ignore=shutil.ignore_patterns("__pycache__"))
+    ran = subprocess.run(
+        [sys.executable, "-c", _CHANGED_CODE, source],
+        cwd=tmp_path / "copy",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ran.stdout.strip() == str([True, False] * 5 + [True])
 
 
 def test_windows_line_ends_stay(source):
@@ -262,12 +317,36 @@ def test_a_destination_of_others_is_refused(source, tmp_path):
     check_refused(source, "tiny_fixed", "not a folder that this tool made")
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "modeling_tiny.py", "config.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "notes.txt",
+        "modeling_tiny.py",
+        "configuration_tiny.py",
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        WEIGHTS,
+    ],
+)
 def test_what_others_wrote_into_the_destination_is_not_lost(source, name):
-    fixed = Path(hotfix(source).dst_dir)
+    (source / "tokenizer_config.json").write_text("{}")
+    fixed = Path(hotfix(source, rules=FEW).dst_dir)
+    (fixed / name).unlink(missing_ok=True)
     (fixed / name).write_text("mine")
-    check_refused(source, name, "did not write")
+    with pytest.raises(OpensciError) as caught:
+        hotfix(source, rules=FEW)
+    assert caught.value.message == (
+        f"{fixed} holds {name}, which this tool did not write: move the folder, or set --dst_dir."
+    )
     assert (fixed / name).read_text() == "mine"
+
+
+def test_all_that_others_wrote_is_named(source):
+    fixed = Path(hotfix(source).dst_dir)
+    for name in ("notes.txt", "config.json"):
+        (fixed / name).write_text("mine")
+    check_refused(source, "holds config.json, notes.txt, which")
 
 
 @pytest.mark.parametrize("inside", [".", "fixed", "a/b"])

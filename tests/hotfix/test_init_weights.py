@@ -25,6 +25,7 @@ def check_line(before: str, after: str, imports: str = "from torch import nn\n")
         ("module.bias.data.zero_()", "nn.init.zeros_(module.bias)"),
         ("module.weight.data.fill_(1.0)", "nn.init.constant_(module.weight, 1.0)"),
         ("module.weight.normal_()", "nn.init.normal_(module.weight)"),
+        ("module.weight.data.uniform_(-1.0, 1.0)", "nn.init.uniform_(module.weight, -1.0, 1.0)"),
         ("nn.init.normal_(module.weight.data)", "nn.init.normal_(module.weight)"),
     ],
 )

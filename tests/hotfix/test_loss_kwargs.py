@@ -21,6 +21,7 @@ CLASS = "class Kwargs(LossKwargs): ...\n"
         "class LossKwargs: ...\nclass Kwargs(LossKwargs): ...\n",
         "# from transformers.utils import LossKwargs\n'LossKwargs'\n",
         "self.LossKwargs = 1\n",
+        "from .utils import LossKwargs\nfrom transformers.elsewhere import LossKwargs\n",
         TRY,
         "try:\n    from transformers.utils import TransformersKwargs\n"
         "except ImportError:\n    from transformers.utils import LossKwargs as TransformersKwargs\n",
@@ -34,6 +35,13 @@ def test_the_only_import_of_its_line():
     check_transformed(
         RULE, f"# licence\nfrom transformers.utils import LossKwargs\n{CLASS}", f"# licence\n{TRY}{CLASS}"
     )
+
+
+@pytest.mark.parametrize("home", ["transformers.utils", "transformers.utils.generic"])
+def test_both_of_its_homes(home):
+    check_transformed(RULE, f"from {home} import LossKwargs\n", TRY)
+    check_transformed(RULE, f"import {home} as home\nhome.LossKwargs\n", f"import {home} as home\n{TRY}LossKwargs\n")
+    check_unrecognised(RULE, f"from {home} import *\n", 1)
 
 
 def test_one_import_among_others():

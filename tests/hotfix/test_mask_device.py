@@ -1,9 +1,23 @@
 import pytest
 
-from tests.hotfix.specification import check_noop, check_transformed, check_unrecognised, example
+from tests.hotfix.specification import check_noop, check_transformed, check_unrecognised
 
 RULE = "mask-device"
-BEFORE, AFTER = example(RULE)
+BEFORE = """\
+class Model(Base):
+    def _prepare_4d_causal_attention_mask_with_cache_position(mask, device, cache_position, **kwargs):
+        return mask.to(device)
+"""
+AFTER = """\
+class Model(Base):
+    def _prepare_4d_causal_attention_mask_with_cache_position(mask, cache_position, **kwargs):
+        device = cache_position.device
+        return mask.to(device)
+"""
+
+
+def test_the_rewrite():
+    check_transformed(RULE, BEFORE, AFTER)
 
 
 def test_annotated_and_below_the_docstring():

@@ -1,15 +1,74 @@
 import pytest
 
-from tests.hotfix.specification import check_noop, check_transformed, check_unrecognised, example, rewritten
+from tests.hotfix.specification import check_noop, check_transformed, check_unrecognised, rewritten
 
 RULE = "rope-buffer"
-BEFORE, AFTER = example(RULE)
+BEFORE = """\
+from transformers import PreTrainedModel
+
+class RotaryEmbedding(nn.Module):
+    def __init__(self, config, device=None):
+        self.config = config
+        inv_freq, self.attention_scaling = self.rope_init_fn(self.config, device)
+        self.register_buffer("inv_freq", inv_freq, persistent=False)
+
+class Base(PreTrainedModel):
+    def _init_weights(self, module):
+        pass
+"""
+AFTER = '''\
+from transformers import PreTrainedModel
+
+class RotaryEmbedding(nn.Module):
+    def __init__(self, config, device=None):
+        self.config = config
+        self.reset_inv_freq(device)
+
+    def reset_inv_freq(self, device=None):
+        """Compute inv_freq; transformers 5 leaves it uninitialised after loading."""
+        inv_freq, self.attention_scaling = self.rope_init_fn(self.config, device)
+        self.register_buffer("inv_freq", inv_freq, persistent=False)
+
+class Base(PreTrainedModel):
+    def _init_weights(self, module):
+        if isinstance(module, RotaryEmbedding):
+            device = module.inv_freq.device
+            module.reset_inv_freq()  # on the CPU, as at construction: a GPU may round otherwise
+            module.to(device)
+        pass
+'''
 RESET = AFTER[AFTER.index("        if isinstance(module") : AFTER.index("        pass\n")]
+
+
+def test_the_rewrite():
+    check_transformed(RULE, BEFORE, AFTER)
 
 
 @pytest.mark.parametrize("name", ["FooRotaryEmbedding", "Positions"])
 def test_the_class_is_known_by_what_it_does(name):
     check_transformed(RULE, BEFORE.replace("RotaryEmbedding", name), AFTER.replace("RotaryEmbedding", name))
+
+
+def test_each_rotary_class_is_reset():
+    """A model may have one for long and one for short contexts."""
+    start, stop = "class RotaryEmbedding", "class Base"
+    before = BEFORE[BEFORE.index(start) : BEFORE.index(stop)]
+    after = AFTER[AFTER.index(start) : AFTER.index(stop)]
+    resets = """\
+        if isinstance(module, RotaryEmbedding):
+            device = module.inv_freq.device
+            module.reset_inv_freq()  # on the CPU, as at construction: a GPU may round otherwise
+            module.to(device)
+        if isinstance(module, LocalRotary):
+            device = module.inv_freq.device
+            module.reset_inv_freq()  # on the CPU, as at construction: a GPU may round otherwise
+            module.to(device)
+"""
+    check_transformed(
+        RULE,
+        BEFORE.replace(before, before + before.replace("RotaryEmbedding", "LocalRotary")),
+        AFTER.replace(RESET, resets).replace(after, after + after.replace("RotaryEmbedding", "LocalRotary")),
+    )
 
 
 def test_the_kept_original_moves_along():

@@ -1,9 +1,44 @@
+from types import SimpleNamespace
+
 import pytest
 
-from tests.hotfix.specification import check_noop, check_transformed, check_unrecognised, example, rewritten
+from tests.hotfix.specification import check_noop, check_transformed, check_unrecognised, rewritten
 
 RULE = "rope-default"
-BEFORE, AFTER = example(RULE)
+BEFORE = """\
+import torch
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+class RotaryEmbedding(nn.Module):
+    def __init__(self, config, device=None):
+        self.rope_init_fn = ROPE_INIT_FUNCTIONS[self.rope_type]
+"""
+AFTER = '''\
+import torch
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+class RotaryEmbedding(nn.Module):
+    def __init__(self, config, device=None):
+        if self.rope_type == "default":
+            self.rope_init_fn = self.compute_default_rope_parameters
+        else:
+            self.rope_init_fn = ROPE_INIT_FUNCTIONS[self.rope_type]
+
+    @staticmethod
+    def compute_default_rope_parameters(config, device=None, seq_len=None):
+        """Return (inv_freq, attention scaling) of the plain rotary embedding."""
+        # transformers 5 keeps rope_theta in config.rope_parameters
+        parameters = getattr(config, "rope_parameters", None) or {}
+        base = parameters.get("rope_theta") or config.rope_theta
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        dim = int(head_dim * getattr(config, "partial_rotary_factor", 1.0))
+        exponents = torch.arange(0, dim, 2, dtype=torch.int64).float().to(device) / dim
+        return 1.0 / (base**exponents), 1.0
+'''
+
+
+def test_the_rewrite():
+    check_transformed(RULE, BEFORE, AFTER)
 
 
 @pytest.mark.parametrize(
@@ -76,8 +111,15 @@ def test_named_with_its_line(old, new, line):
 def test_the_added_method_computes_the_frequencies_of_4_48():
     """Its arithmetic, with lists in place of tensors: 1 / theta ** (2 i / head_dim), scaling 1."""
 
+    devices = []
+
     class Numbers(list):
-        float = to = lambda self, *_: self
+        def float(self):
+            return self
+
+        def to(self, device):
+            devices.append(device)
+            return self
 
         def __truediv__(self, divisor):
             return Numbers(value / divisor for value in self)
@@ -89,22 +131,33 @@ def test_the_added_method_computes_the_frequencies_of_4_48():
             return Numbers(dividend / value for value in self)
 
     class Torch:
-        int64 = None
+        int64 = "int64"
 
         @staticmethod
         def arange(*bounds, dtype):
+            assert dtype == "int64"
             return Numbers(range(*bounds))
-
-    class Config:
-        rope_theta, head_dim = 10000.0, 8
 
     source = rewritten(RULE, BEFORE)
     lines = source[source.index("    @staticmethod") :]
     scope = {"torch": Torch}
     exec(f"class Rotary:\n{lines}", scope)
     compute = scope["Rotary"].compute_default_rope_parameters
-    inv_freq, scaling = compute(Config)
-    assert inv_freq == pytest.approx([10000.0 ** -(i / 8) for i in (0, 2, 4, 6)])
-    assert scaling == 1.0
-    Config.rope_parameters = {"rope_theta": 16.0}
-    assert compute(Config)[0][2] == 16.0**-0.5
+
+    def computed(**settings):
+        return compute(SimpleNamespace(**settings), device="cpu")
+
+    # 16 ** (2 i / 8) = 1, 2, 4, 8
+    assert computed(rope_theta=16.0, head_dim=8) == ([1.0, 0.5, 0.25, 0.125], 1.0)
+    # From 5.0 on theta is one of the rope_parameters, unless they leave it out.
+    assert computed(rope_parameters={"rope_theta": 16.0}, head_dim=8) == ([1.0, 0.5, 0.25, 0.125], 1.0)
+    assert computed(rope_parameters={}, rope_theta=16.0, head_dim=8) == ([1.0, 0.5, 0.25, 0.125], 1.0)
+    assert computed(rope_parameters=None, rope_theta=16.0, head_dim=8) == ([1.0, 0.5, 0.25, 0.125], 1.0)
+    assert computed(rope_parameters={"rope_theta": 16.0}, rope_theta=9.0, head_dim=8)[0][1] == 0.5
+    # Without a head_dim, the hidden size is shared among the heads.
+    assert computed(rope_theta=16.0, head_dim=None, hidden_size=24, num_attention_heads=3)[0] == [1, 0.5, 0.25, 0.125]
+    assert computed(rope_theta=16.0, hidden_size=24, num_attention_heads=3)[0] == [1.0, 0.5, 0.25, 0.125]
+    # A part of each head turns: 16 ** (2 i / 4) = 1, 4
+    assert computed(rope_theta=16.0, head_dim=8, partial_rotary_factor=0.5) == ([1.0, 0.25], 1.0)
+    assert set(devices) == {"cpu"}
+    assert compute(SimpleNamespace(rope_theta=16.0, head_dim=8), None, 4096)[0] == [1.0, 0.5, 0.25, 0.125]

@@ -1,9 +1,38 @@
 import pytest
 
-from tests.hotfix.specification import check_noop, check_transformed, check_unrecognised, example, rewritten
+from tests.hotfix.specification import check_noop, check_transformed, check_unrecognised, rewritten
 
 RULE = "rope-parameters"
-BEFORE, AFTER = example(RULE)
+BEFORE = """\
+from transformers.modeling_rope_utils import rope_config_validation
+
+class Config(PretrainedConfig):
+    def __init__(self, rope_theta=10000.0, rope_scaling=None, **kwargs):
+        self.rope_theta = rope_theta
+        self.rope_scaling = rope_scaling
+        rope_config_validation(self)
+"""
+AFTER = """\
+from transformers.modeling_rope_utils import rope_config_validation
+
+class Config(PretrainedConfig):
+    def __init__(self, rope_theta=10000.0, rope_scaling=None, **kwargs):
+        self.rope_theta = rope_theta
+        if rope_scaling is None:
+            rope_scaling = kwargs.pop("rope_parameters", None)  # its name in transformers 5
+        if hasattr(self, "standardize_rope_params"):
+            self.rope_parameters = rope_scaling
+        else:
+            self.rope_scaling = rope_scaling
+        if hasattr(self, "standardize_rope_params"):
+            self.standardize_rope_params()
+        else:
+            rope_config_validation(self)
+"""
+
+
+def test_the_rewrite():
+    check_transformed(RULE, BEFORE, AFTER)
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,14 @@ def test_each_class_by_its_own_auto_class():
     )
 
 
+def test_a_class_that_has_it_speaks_for_itself_alone():
+    has = 'class Model(Base):\n    _auto_class = "AutoModel"\n    def forward(self): ...\n'
+    head = "class ForCausalLM(Base):\n{}    def forward(self): ...\n"
+    check_transformed(
+        RULE, has + head.format(""), has + head.format(LINE.format("AutoModelForCausalLM")), config=CONFIG
+    )
+
+
 @pytest.mark.parametrize(
     "source",
     [

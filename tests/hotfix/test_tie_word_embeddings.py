@@ -1,9 +1,23 @@
 import pytest
 
-from tests.hotfix.specification import check_noop, check_transformed, example
+from tests.hotfix.specification import check_noop, check_transformed
 
 RULE = "tie-word-embeddings"
-BEFORE, AFTER = example(RULE)
+BEFORE = """\
+class Config(PretrainedConfig):
+    def __init__(self, tie_word_embeddings=False, **kwargs):
+        super().__init__(tie_word_embeddings=tie_word_embeddings, **kwargs)
+"""
+AFTER = """\
+class Config(PretrainedConfig):
+    def __init__(self, tie_word_embeddings=False, **kwargs):
+        self.tie_word_embeddings = tie_word_embeddings
+        super().__init__(tie_word_embeddings=tie_word_embeddings, **kwargs)
+"""
+
+
+def test_the_rewrite():
+    check_transformed(RULE, BEFORE, AFTER)
 
 
 def test_comments_stay_above():
