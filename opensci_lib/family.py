@@ -30,7 +30,7 @@ def gather(folders: list[Path | str], table: str) -> pd.DataFrame:
             raise OpensciError(f"{folder} holds no {table}: run `snakemake {folder / 'index.html'}` first.")
         model, _, revision = folder.name.partition("@")
         # A token may be "NA" or "null"; only an empty cell is NaN.
-        frame = pd.read_csv(folder / table, dtype={"tf_version": str}, keep_default_na=False, na_values=[""])
+        frame = pd.read_csv(folder / table, keep_default_na=False, na_values=[""])
         frame.insert(0, "model", model)
         frame.insert(1, "revision", revision)
         frames.append(frame)
