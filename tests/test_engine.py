@@ -1,5 +1,6 @@
 """The papermill engine, through papermill's own command line and through its Python interface."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +9,11 @@ import nbformat
 import papermill
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
+from papermill.iorw import load_notebook_node
 
-from opensci_lib import kernels
+from opensci_lib import engine, kernels
 from opensci_lib.errors import OpensciError
+from tests.stand_in import StandIn
 
 SHOW = """
 import importlib.metadata, importlib.util
@@ -63,33 +66,81 @@ def test_the_parameter_picks_the_release_and_the_sockets_are_files_that_vanish(n
     assert nbformat.read(output, as_version=4).metadata.kernelspec.name == f"transformers-{release}"
 
 
-@pytest.mark.kernel
-def test_a_default_of_the_parameters_cell_picks_the_release(notebook):
-    done, output = run_papermill(notebook('model = "miniature"\ntf_version = "5.2.0"  # the release'))
-    assert done.returncode == 0, done.stderr
-    assert shown(output)[0] == "5.2.0"
+@pytest.fixture
+def releases(tmp_path, monkeypatch):
+    """Two releases whose kernels are this Python, and say which they are."""
+    releases = StandIn(tmp_path / "stand-in", monkeypatch)
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "stand-in" / "driver" / "share" / "jupyter"))
+    for release in ("4.48.0", "5.2.0"):
+        releases.add(release, f'RELEASE={release} exec {sys.executable} "$@"')
+    return releases
 
 
-@pytest.mark.kernel
-def test_an_explicit_kernel_may_agree_with_a_parameter_that_overrides_the_default(notebook):
-    source = notebook('tf_version = "4.48.0"')
-    done, output = run_papermill(source, "-p", "tf_version", "5.2.0", "-k", "transformers-5.2.0")
-    assert done.returncode == 0, done.stderr
-    assert shown(output)[0] == "5.2.0"
+@pytest.mark.parametrize(
+    ("default", "passed", "asked", "kernel"),
+    [
+        ('"4.48.0"', {"tf_version": "5.2.0"}, None, "transformers-5.2.0"),  # the parameter wins over the default
+        ('"4.48.0"', {}, None, "transformers-4.48.0"),
+        ('"4.48.0"  # the release', {"model": "miniature"}, None, "transformers-4.48.0"),
+        ("None", {}, None, "own"),
+        ('"4.48.0"', {"tf_version": None}, None, "own"),
+        (None, {}, None, "own"),
+        (None, {}, "another", "another"),
+        ('"4.48.0"', {"tf_version": "5.2.0"}, "transformers-5.2.0", "transformers-5.2.0"),
+        ('"4.48.0"', {}, "another", "another"),  # refused before it runs
+    ],
+)
+def test_the_kernel_of_a_notebook(notebook, default, passed, asked, kernel):
+    parameters = None if default is None else f'model = "miniature"\ntf_version = {default}'
+    read = load_notebook_node(str(notebook(parameters, kernel="own")))
+    read.metadata["papermill"] = {"parameters": passed}
+    assert engine.TransformersEngine.nb_kernel_name(read, asked) == kernel
 
 
-@pytest.mark.kernel
-def test_none_means_the_notebooks_own_kernel(notebook):
-    done, output = run_papermill(notebook("tf_version = None", kernel="transformers-5.2.0"))
-    assert done.returncode == 0, done.stderr
-    assert shown(output)[0] == "5.2.0"
+SAY = 'import os; print(os.environ["RELEASE"], os.environ["HF_MODULES_CACHE"])'
+
+
+def test_a_run_under_a_release(notebook, releases, tmp_path, monkeypatch):
+    """Its kernel, a cache for model code that vanishes, no layer; all is restored afterwards."""
+    monkeypatch.setenv("HF_MODULES_CACHE", "/elsewhere")
+    source = notebook('tf_version = "4.48.0"', SAY)
+    done = papermill.execute_notebook(source, None, {"tf_version": "5.2.0"}, progress_bar=False)
+    release, cache = done.cells[-1].outputs[0].text.split()
+    assert release == "5.2.0"
+    assert Path(cache).parent.name.startswith("opensci-")
+    assert not Path(cache).parent.exists()
+    assert os.environ["HF_MODULES_CACHE"] == "/elsewhere"
+    assert done.metadata.kernelspec == {
+        "name": "transformers-5.2.0", "display_name": "transformers 5.2.0", "language": "python",
+    }  # fmt: skip
+    assert not (tmp_path / "stand-in" / kernels.marker("5.2.0", "evaluation")).exists()
+
+
+def test_environment_and_layer_are_built_before_a_run_and_not_to_prepare_one(notebook, releases, tmp_path):
+    source = notebook('tf_version = "5.2.0"', "pass")
+    read = nbformat.read(source, as_version=4)
+    read.metadata["opensci"] = {"layer": "evaluation"}
+    nbformat.write(read, source)
+    papermill.execute_notebook(source, None, prepare_only=True, progress_bar=False)
+    assert kernels.installed() == []
+    papermill.execute_notebook(source, None, progress_bar=False)
+    assert kernels.installed() == ["5.2.0"]
+    assert (tmp_path / "stand-in" / kernels.marker("5.2.0", "evaluation")).exists()
+
+
+def test_a_sentence_for_the_user_is_given_as_it_is(notebook):
+    code = "from opensci_lib.errors import OpensciError\nraise OpensciError('Take another.')"
+    with pytest.raises(OpensciError) as caught:
+        papermill.execute_notebook(notebook(code=code), None, progress_bar=False)
+    assert str(caught.value) == "Take another."
 
 
 def test_a_plain_notebook_runs_as_ever_but_over_ipc(notebook):
-    done, output = run_papermill(notebook())
-    assert done.returncode == 0, done.stderr
-    assert shown(output)[:2] == ["driver", "ipc"]
-    assert nbformat.read(output, as_version=4).metadata.kernelspec.name == "python3"
+    done = papermill.execute_notebook(notebook(), None, progress_bar=False)
+    environment, transport, connection_file = done.cells[-1].outputs[0].text.split()
+    assert (environment, transport) == ("driver", "ipc")
+    assert not Path(connection_file).parent.exists()
+    assert done.metadata.kernelspec.name == "python3"
 
 
 def test_a_failing_cell_is_papermills_own_error(notebook):
@@ -97,11 +148,10 @@ def test_a_failing_cell_is_papermills_own_error(notebook):
         papermill.execute_notebook(notebook(code="1 / 0"), None, progress_bar=False)
 
 
-@pytest.mark.parametrize("default", ["None", '"5.2.0"'])
-def test_a_kernel_that_contradicts_the_release_stops_everything(notebook, default):
-    source = notebook(f"tf_version = {default}")
-    done, output = run_papermill(source, "-p", "tf_version", "5.2.0", "-k", "python3")
+def test_a_kernel_that_contradicts_the_release_stops_everything(notebook):
+    done, output = run_papermill(notebook("tf_version = None"), "-p", "tf_version", "5.2.0", "-k", "python3")
     assert done.returncode == 1
+    assert "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1] == (
         "Error: Kernel python3 contradicts tf_version 5.2.0: leave it out, or ask for transformers-5.2.0."
     )
@@ -123,28 +173,10 @@ def test_an_unknown_release_stops_everything(notebook, tmp_path, release):
     assert not (tmp_path / "out.ipynb").exists()
 
 
-def test_an_unknown_release_on_the_command_line(notebook):
-    done, output = run_papermill(notebook("tf_version = None"), "-p", "tf_version", "9.9.9")
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("Error: transformers 9.9.9 is not a release")
-    assert "Traceback" not in done.stderr
-    assert not output.exists()
-
-
-@pytest.mark.kernel
-def test_the_environment_is_looked_after_before_a_run_and_not_to_prepare_one(notebook, monkeypatch):
-    kernels.build("5.2.0")
-    built = []
-    monkeypatch.setattr(kernels, "build", lambda version, layer: built.append(version))
-    source = notebook('tf_version = "5.2.0"', "pass")
-    papermill.execute_notebook(source, None, prepare_only=True, progress_bar=False)
-    assert built == []
-    papermill.execute_notebook(source, None, progress_bar=False)
-    assert built == ["5.2.0"]
-
-
-def test_a_dead_kernel_is_one_sentence_with_papermills_status(notebook):
-    done, _ = run_papermill(notebook(code="import os; os._exit(1)"))
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("Error: The kernel python3 died")
-    assert "Traceback" not in done.stderr
+def test_a_dead_kernel_is_one_sentence(notebook):
+    with pytest.raises(OpensciError) as caught:
+        papermill.execute_notebook(notebook(code="import os; os._exit(1)"), None, progress_bar=False)
+    assert str(caught.value) == (
+        "The kernel python3 died while it ran the notebook, most often because memory ran out: "
+        "take a smaller model or batch, or a machine with more memory."
+    )

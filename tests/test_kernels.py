@@ -220,6 +220,13 @@ def test_a_failed_build_leaves_nothing_and_says_why(uv_calls, places, monkeypatc
     assert left <= {"transformers-5.2.0.txt", ".transformers-5.2.0.lock"}
 
 
+def test_nothing_of_a_build_that_was_killed_is_kept(uv_calls, places):
+    left = places / "environments" / ".transformers-5.2.0.tmp" / "stale"
+    left.parent.mkdir()
+    left.touch()
+    assert not (kernels.build("5.2.0").parents[1] / "stale").exists()
+
+
 def test_a_failed_rebuild_keeps_the_environment_that_worked(uv_calls, places, monkeypatch):
     python = kernels.build("5.2.0")
     (places / "environments" / "transformers-5.2.0.txt").write_text("transformers==5.2.0\ntqdm==4.70.1\n")
