@@ -422,6 +422,11 @@ for dtype in DTYPES:
     rows = torch.stack([row, *turned, *exchanged, row, row])
     np.savez(f"{out}/{dtype}-turned.npz", rows=rows.numpy(), hashes=fingerprints(rows.view(getattr(torch, dtype))))
 
+# More numbers than are hashed at once: two rows at a time, one, and one that is itself too wide.
+for width in (30_000, 40_000, 70_000):
+    rows = torch.rand(3, width)
+    np.savez(f"{out}/wide-{width}.npz", rows=bits(rows).numpy(), hashes=fingerprints(rows))
+
 # A model that is wrong, captured as it is and compared with the reference on the way: the same loaded model.
 wrong = copy.deepcopy(plain)
 with torch.no_grad():
@@ -503,6 +508,13 @@ def test_any_bit_any_exchange_and_no_more_changes_a_fingerprint(observed, dtype)
     count = 5 * 8 * rows.itemsize + 10
     assert first not in others[:count]
     assert others[count:] == [first, first]
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("width", [30_000, 40_000, 70_000])
+def test_fingerprints_of_more_numbers_than_are_hashed_at_once(observed, width):
+    wide = np.load(observed / f"wide-{width}.npz")
+    assert wide["hashes"].tolist() == [fingerprint(row) for row in wide["rows"]]
 
 
 @pytest.mark.kernel

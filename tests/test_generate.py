@@ -189,6 +189,7 @@ generate(
 generate(
     plain, ["a b", "f g <end>"], 1, capture_path=out / "compared.safetensors", reference=out / "capture.safetensors"
 )
+found["ends"] = generate(plain, ["e f"], max_new_tokens=5).completions
 found["long"] = said(generate, plain, ["a", "b " * 3001])
 found["empty"] = said(generate, plain, ["a", ""])
 
@@ -329,6 +330,11 @@ def test_settings_reach_the_model(out):
     assert record["settings"]["attn_implementation"] == "eager"
     assert record["settings"]["prefill_chunk_size"] == 7
     assert record["settings"]["max_new_tokens"] == 0
+
+
+@pytest.mark.kernel
+def test_a_completion_stops_before_the_end(found):
+    assert found["ends"] == ["g"]
 
 
 @pytest.mark.kernel
