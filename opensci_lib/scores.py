@@ -206,7 +206,7 @@ def changed_items(reference: Evaluation, runs: list[Evaluation]) -> pd.DataFrame
 def verdict(table: pd.DataFrame) -> list[str]:
     """Say for each variant what the rows of `score_table` show; runs with other settings are named with them."""
     # Read back from a file, empty words are NaN, and tables of earlier versions tell no settings.
-    table = table.assign(settings=table.get("settings", "")).fillna({"settings": ""})
+    table = table.assign(settings=table.get("settings", "")).astype({"settings": object}).fillna({"settings": ""})
     sentences = []
     for variant, rows in table.groupby("variant", sort=False):
         runs = [of for _, of in rows.groupby("tf_version", sort=False)]

@@ -51,6 +51,7 @@ def test_what_is_written_is_read_in_its_own_dtype(tmp_path, dtype):
         assert read[name].dtype == expected.dtype
         assert read[name].shape == expected.shape
         assert read[name].tobytes() == expected.tobytes()
+    assert read.path.read_bytes()[8:9] == b"{"  # the format wants the header to begin with it
     with safe_open(read.path, framework="np") as file:  # safetensors' own reader
         assert file.metadata() == {"prompts": '["eins", "zwei \\u00e4"]', "stages": '["one"]', "reference": '"abc"'}
         assert set(file.keys()) == set(written)

@@ -166,6 +166,7 @@ def test_a_checkpoint_is_as_far_off_as_its_worst_run():
     ]
     two = pd.concat([table, table.assign(revision="2000"), table.assign(model="org--large")])
     assert len(findings.parity_by_checkpoint(two)) == 9
+    assert list(dict.fromkeys(findings.parity_by_checkpoint(two)["model"])) == ["org--small", "org--large"]
 
 
 @pytest.mark.parametrize(
@@ -564,6 +565,7 @@ def test_bins_begin_at_position_0():
     [
         ({("5.2.0", "fixed"): 1.125, ("5.9.0", "fixed"): 1.125}, "fixed 1.125"),
         ({("5.2.0", "fixed"): 1.25, ("5.9.0", "fixed"): 1.125}, "fixed 1.125 to 1.25"),
+        ({("5.2.0", "fixed"): 1.23456, ("5.9.0", "fixed"): 2.34567}, "fixed 1.235 to 2.346"),
         ({("5.2.0", "fixed"): 1.0, ("5.9.0", "fixed"): 1.0 + 2**-52}, "fixed 1 to 1.0000000000000002"),
         ({("5.2.0", "fixed"): 6.67312, ("5.9.0", "fixed"): 6.67314}, "fixed 6.67312 to 6.67314"),
         ({("5.2.0", "fixed"): 1.11104, ("5.9.0", "fixed"): 9.99996}, "fixed 1.111 to 10"),

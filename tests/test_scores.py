@@ -482,6 +482,46 @@ def test_the_verdict_counts_the_items_of_all_tasks_once(reference, tmp_path):
     ]
 
 
+def one_item(text):
+    """Return an edit that leaves one question, put in these words, and one token."""
+
+    def edit(samples, positions):
+        question = samples[samples["task"] == "facts"].head(1).assign(text=text)
+        rolling = samples[samples["task"] == "recall"].tail(1)
+        return pd.concat([question, rolling], ignore_index=True), positions.tail(1)
+
+    return edit
+
+
+def test_one_item_that_is_another_is_refused(tmp_path):
+    right, run = (
+        write(tmp_path, name, edit=one_item(text))
+        for name, text in (("4.48.0/original", "Which?"), ("5.2.0/fixed", "What?"))
+    )
+    assert refusal(scores.paired, right, run) == (
+        "5.2.0/fixed has 1 items of facts and 4.48.0/original has 1, 0 of them the same: "
+        "evaluate both with the same limit and the same task files."
+    )
+
+
+def test_tasks_stand_in_the_order_of_the_reference(tmp_path):
+    def turned(samples, positions):
+        return samples.assign(task=samples["task"].replace("facts", "z")), positions
+
+    shots = {"z": 2, "recall": 0}
+    runs = [write(tmp_path / "z", name, shots=shots, edit=turned) for name in ("4.48.0/original", "5.2.0/fixed")]
+    assert scores.score_table(runs[0], runs[1:])["task"].tolist() == ["z", "recall"]
+
+
+def test_one_task_alone_and_read_from_a_file_has_no_settings_to_tell(reference, tmp_path):
+    table = scores.score_table(reference, [write(tmp_path, "5.2.0/minimal", **MINIMAL)])
+    table[table["task"] == "recall"].to_csv(tmp_path / "evaluation.csv", index=False)
+    read = pd.read_csv(tmp_path / "evaluation.csv", dtype={"tf_version": str})
+    assert scores.verdict(read) == [
+        "**minimal** differs on 1 of 1 releases. 5.2.0: recall 1.167 to 2.000 nats per token."
+    ]
+
+
 def test_a_table_that_was_written_and_read_again_says_the_same(reference, tmp_path):
     runs = [write(tmp_path, "5.2.0/minimal", **MINIMAL, dtype="bfloat16"), write(tmp_path, "5.2.0/fixed")]
     table = scores.score_table(reference, runs)

@@ -7,7 +7,8 @@ from types import ModuleType
 
 import pytest
 
-from opensci_lib import project
+from opensci_lib import project, variants
+from opensci_lib.download import Download
 from opensci_lib.errors import OpensciError
 from opensci_lib.hotfix import all_rules
 from opensci_lib.variants import (
@@ -154,3 +155,20 @@ def test_results_go_to_the_release_and_the_variant(outputs, transformers, tmp_pa
     for folder in ("outputs/org--name@main/5.2.0/fixed", "outputs/org--name/5.2.0", "a/b"):
         assert (tmp_path / folder).is_dir()
     assert run_folder("org/name", None) == Path(outputs / "org--name" / "5.2.0")  # it may be there
+
+
+@pytest.mark.parametrize("variant", ["original", "fixed"])
+def test_the_revision_is_downloaded_to_a_folder_of_its_own(outputs, model, transformers, monkeypatch, variant):
+    asked = []
+
+    def from_the_hub(name, revision, local_dir):
+        asked.append((name, revision, local_dir))
+        return Download(name, revision, "a" * 40, str(model), 8)
+
+    monkeypatch.setattr(variants, "download", from_the_hub)
+    transformers("4.57.6", "TransformersKwargs")
+    place = outputs / "org--name@iter_0002000"
+    expected = model if variant == "original" else place / variant
+    assert variant_folder("org/name", variant, "iter_0002000") == expected
+    assert prepare("org/name", variant, "iter_0002000") == expected
+    assert asked == [("org/name", "iter_0002000", place / "original")] * 2
