@@ -20,7 +20,7 @@ ACCURACY, NATS = "accuracy", "nats per token"
 #: What tells one item from all others of a run.
 KEY = ["task", "metric", "doc_id", "text"]
 #: What may change numbers besides release and variant, as `eval.json` names it.
-SETTINGS = ("dtype", "model_dtype", "attn_implementation", "device", "batch_size", "limit")
+SETTINGS = ("dtype", "model_dtype", "attn_implementation", "device", "batch_size", "batch_size_used", "limit")
 SETTINGS += ("model", "revision", "commit", "torch", "lm-eval")
 
 

@@ -382,6 +382,7 @@ def test_one_bit_of_one_token_is_a_difference(reference, tmp_path):
         ({"attn_implementation": "eager"}, "attn_implementation eager instead of None"),
         ({"device": "cuda"}, "device cuda instead of cpu"),
         ({"batch_size": 4}, "batch_size 4 instead of 8"),
+        ({"batch_size_used": {"facts": 4}}, "batch_size_used {'facts': 4} instead of None"),
         ({"limit": 100}, "limit 100 instead of None"),
         ({"model": "org/name"}, "model org/name instead of miniature"),
         ({"revision": "main"}, "revision main instead of None"),
