@@ -323,6 +323,18 @@ def test_the_first_difference_stands_beside_what_the_logits_say(tmp_path):
     assert other["logits equal"].tolist() == [False, True]
 
 
+def test_verdicts_stand_in_the_order_of_the_releases_however_many():
+    releases = [f"5.{minor}.0" for minor in range(60)]
+    rows = [
+        {"tf_version": release, "variant": variant, "prompt": 0, "verdict": "equal"}
+        for release in releases
+        for variant in ("minimal", "fixed")
+    ]
+    found = findings.verdicts(pd.DataFrame(rows))
+    assert found["variant"].tolist() == ["minimal"] * 60 + ["fixed"] * 60
+    assert found["tf_version"].tolist() == releases * 2
+
+
 def test_a_verdict_is_told_of_each_prompt():
     table = frame(
         "tf_version variant prompt verdict",

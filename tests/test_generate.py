@@ -76,6 +76,15 @@ def test_top_tokens_are_the_largest_logits_best_first():
     assert [entry["token"] for entry in top_tokens(-logits, Letters(), count=2)] == ["b", "f"]
 
 
+def test_of_equal_logits_the_smaller_ids_come_first():
+    class Numbers:
+        def decode(self, ids):
+            return str(ids[0])
+
+    logits = np.tile(np.array([0, 1], np.float32), 500)  # enough for a sort that is not stable to show it
+    assert [entry["token"] for entry in top_tokens(logits, Numbers())] == ["1", "3", "5", "7", "9"]
+
+
 def test_top_logits_are_exact():
     logits = np.array([0.1, 3.14159, 1e-3]).astype(ml_dtypes.bfloat16)
     # bfloat16 keeps eight bits: 3.14159 becomes 201/64, 0.1 becomes 205/2048
