@@ -232,6 +232,12 @@ def test_what_the_results_of_a_folder_come_to(tmp_path, results, words):
     assert line == f"| 5.0.0 | 2 of 2 checks ok | 2 of 2 checks ok | {words} |"
 
 
+def test_without_results_the_table_has_its_columns():
+    assert list(compat.gather([]).columns) == [
+        "tf_version", "variant", "group", "feature", "result", "seconds", "error",
+    ]  # fmt: skip
+
+
 def test_releases_stand_in_the_order_in_which_they_come(tmp_path):
     measured = table(tmp_path, ("5.9.0", FINE, FINE, FINE), ("5.10.4", FINE, FINE, BROKEN))
     lines = compat.support_table(measured).splitlines()[2:]
