@@ -13,6 +13,7 @@ from shlex import quote
 import psutil
 
 from opensci_lib.kernels import available, marker
+from opensci_lib.releases import ascending
 from opensci_lib.variants import VARIANTS, model_and_revision, model_name, releases_and_variants
 
 
@@ -30,11 +31,7 @@ def switched_on(key):
     return str(config[key]).lower() == "true"
 
 
-def in_order(releases):
-    return sorted(set(releases), key=lambda release: [int(part) for part in release.split(".")])
-
-
-RELEASES = in_order([REFERENCE, *config["tf_versions"]])
+RELEASES = ascending([REFERENCE, *config["tf_versions"]])
 TASKS = [config["tasks"]] if isinstance(config["tasks"], str) else config["tasks"]
 DATASETS = "outputs/datasets.txt" if TASKS else []
 RUNS = [f"{release}/{variant}" for release, variant in releases_and_variants(RELEASES)]
@@ -69,7 +66,7 @@ def compat_releases(wildcards):
     asked = RELEASES if switched_on("features") else []
     every = available() if "compat" in workflow.dag_settings.targets else []
     done = glob_wildcards(f"outputs/{wildcards.model}/{{tf_version}}/compat.json").tf_version
-    return in_order([*asked, *every, *done])
+    return ascending([*asked, *every, *done])
 
 
 def reference_capture(wildcards):

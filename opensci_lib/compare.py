@@ -14,6 +14,7 @@ import pandas as pd
 from opensci_lib.capture import COMPARED, Capture, compare_pieces
 from opensci_lib.errors import OpensciError
 from opensci_lib.logits import abs_diff, same_bits
+from opensci_lib.variants import place
 
 #: How a stage of the forward pass is called in words, by the end of its module's name.
 _STAGES = {
@@ -62,8 +63,7 @@ class Run:
 def find_runs(folder: Path | str) -> list[Run]:
     """Return the runs below `outputs/<model>`, releases ascending, then original, minimal, fixed."""
     runs = [Run(path.parent) for path in Path(folder).glob("*/*/run.json")]
-    order = ["original", "minimal", "fixed"]
-    return sorted(runs, key=lambda run: ([int(part) for part in run.tf_version.split(".")], order.index(run.variant)))
+    return sorted(runs, key=lambda run: place(run.tf_version, run.variant))
 
 
 def compare_positions(reference: Capture, candidate: Capture, prompt: int) -> pd.DataFrame:

@@ -18,6 +18,8 @@ from opensci_lib import findings
 from opensci_lib.capture import Capture
 from opensci_lib.compare import Run, describe_stage
 from opensci_lib.family import label
+from opensci_lib.releases import ascending
+from opensci_lib.variants import in_order
 
 # Okabe and Ito (2008), a palette that colour-blind readers can tell apart.
 COLOURS = {"original": "#000000", "minimal": "#D55E00", "fixed": "#0072B2"}
@@ -84,7 +86,7 @@ def rotary(capture: Capture, prompt: int) -> Figure:
 def parity_matrix(parity: pd.DataFrame) -> Figure:
     """Draw releases across, variants down: bit-for-bit equal to the reference on every prompt, or not."""
     runs = findings.parity_by_run(parity)
-    releases, variants = findings.ascending(runs["tf_version"]), findings.in_order(runs["variant"])
+    releases, variants = ascending(runs["tf_version"]), in_order(runs["variant"])
     crowded = len(releases) > 12
     turn = 90 if crowded else 0
     height = 0.9 + (0.9 if crowded else 0.5) * len(variants)
@@ -111,7 +113,7 @@ def family_parity(parity: pd.DataFrame) -> Figure:
     """
     runs = findings.parity_by_run(parity)
     checkpoints = list(dict.fromkeys(zip(parity["model"], parity["revision"], strict=True)))
-    releases, variants = findings.ascending(runs["tf_version"]), findings.in_order(runs["variant"])
+    releases, variants = ascending(runs["tf_version"]), in_order(runs["variant"])
     row_height, line, size = (0.25, 1.5, 8) if len(checkpoints) <= 40 else (0.12, 0.5, 5)
     height = 1.6 + row_height * len(checkpoints)
     figure, [panels] = _figure(findings.equal_checkpoints(parity), height, 1, len(variants), sharey=True)
@@ -142,7 +144,7 @@ def family_scores(scores: pd.DataFrame) -> Figure:
     checkpoints = list(dict.fromkeys(zip(scores["model"], scores["revision"], strict=True)))
     tasks = list(spans.groupby("task", sort=False))
     figure, [panels] = _figure(findings.unchanged_scores(scores), 4.2, 1, len(tasks), sharex=True)
-    variants = findings.in_order(spans["variant"])
+    variants = in_order(spans["variant"])
     for axes, (task, of_task) in zip(panels, tasks, strict=True):
         for variant in variants:
             ours = of_task[of_task["variant"] == variant]
@@ -213,8 +215,8 @@ def rope_difference(reference: Run, runs: list[Run], prompt: int) -> Figure:
         (run.tf_version, run.variant): findings.cosine_difference(reference.capture, run.capture, prompt)
         for run in runs
     }
-    releases = findings.ascending(release for release, _ in differences)
-    variants = findings.in_order(variant for _, variant in differences)
+    releases = ascending(release for release, _ in differences)
+    variants = in_order(variant for _, variant in differences)
     finding, height = findings.largest_cosine_difference(differences), 1.2 + 1.4 * len(variants)
     figure, axes = _figure(finding, height, len(variants), len(releases), sharex=True, sharey=True)
     for panel in axes.flat:
@@ -322,7 +324,7 @@ def likelihood_scatter(reference: pd.DataFrame, runs: dict[tuple[str, str], pd.D
     pairs = {run: findings.paired_likelihoods(reference, items, "/".join(run)) for run, items in runs.items()}
     of_variant = {
         name: pd.concat([pairs[run] for run in runs if run[1] == name])
-        for name in findings.in_order(variant for _, variant in runs)
+        for name in in_order(variant for _, variant in runs)
     }
     moved = {variant: findings.moved(rows) for variant, rows in of_variant.items()}
     figure, [panels] = _figure(findings.moved_likelihoods(moved), 3.6, 1, len(moved), sharex=True, sharey=True)
@@ -346,6 +348,6 @@ def perplexity_by_position(runs: dict[tuple[str, str], pd.DataFrame], task: str,
         axes.plot(binned.index, binned, color=COLOURS[variant], linewidth=wide)
         _mark_undrawn(axes, binned.index, binned, COLOURS[variant])
     axes.set(xlabel="position in the text (tokens)", ylabel="perplexity per token", yscale="log")
-    variants = findings.in_order(variant for _, variant in tokens)
+    variants = in_order(variant for _, variant in tokens)
     axes.legend(handles=[Line2D([], [], color=COLOURS[variant], label=variant) for variant in variants])
     return figure

@@ -8,7 +8,6 @@ and what was not run is neither equal nor different, but left out of both counts
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,8 @@ from opensci_lib.capture import Capture
 from opensci_lib.compare import Run, describe_stage, first_divergence
 from opensci_lib.errors import OpensciError
 from opensci_lib.logits import same_bits
-from opensci_lib.variants import VARIANTS
+from opensci_lib.releases import ascending
+from opensci_lib.variants import VARIANTS, in_order, place
 
 #: The results of `compat.csv` as a matrix draws them, worst first.
 RESULTS = {"fails": 0.0, "unsupported by this release": 1.0, "ok": 2.0}
@@ -40,24 +40,10 @@ def readable(frame: pd.DataFrame) -> Styler:
     return table
 
 
-def ascending(releases: Iterable[str]) -> list[str]:
-    """Return releases, each once, in the order of their numbers: 5.9.0 before 5.10.0."""
-    return sorted(set(releases), key=_parts)
-
-
-def in_order(variants: Iterable[str]) -> list[str]:
-    """Return variants, each once: original, minimal, fixed."""
-    return sorted(set(variants), key=_VARIANTS.index)
-
-
 def runs_in_order(frame: pd.DataFrame) -> list[tuple[str, str]]:
     """Return the runs of a frame, each once, as (release, variant): releases ascending, then variants."""
     runs = set(frame[["tf_version", "variant"]].itertuples(index=False, name=None))
-    return sorted(runs, key=lambda run: (_parts(run[0]), _VARIANTS.index(run[1])))
-
-
-def _parts(release: str) -> list[int]:
-    return [int(part) for part in release.split(".")]
+    return sorted(runs, key=lambda run: place(*run))
 
 
 def _all_true(values: pd.Series) -> bool:

@@ -11,7 +11,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from opensci_lib.errors import OpensciError
-from opensci_lib.variants import VARIANTS
+from opensci_lib.releases import as_numbers
+from opensci_lib.variants import place
 
 #: The reports in the order in which the page names them: file, title, what it answers.
 REPORTS = [
@@ -31,7 +32,7 @@ def index(output_dir: Path | str) -> Path:
     """
     folder = Path(output_dir)
     runs = [path.parent for path in folder.glob("*/*/run.json")]
-    runs.sort(key=lambda run: (_release(run), list(VARIANTS).index(run.name)))
+    runs.sort(key=lambda run: place(run.parent.name, run.name))
     if not runs:
         raise OpensciError(f"{folder} holds no results: run `snakemake` first.")
     template = Environment(
@@ -42,17 +43,15 @@ def index(output_dir: Path | str) -> Path:
         written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         reports=[report for report in REPORTS if (folder / report[0]).exists()],
         tables=[_link(folder, path) for path in sorted(folder.iterdir()) if path.suffix in (".csv", ".png", ".json")],
-        features=[_link(folder, path) for path in sorted(folder.glob("*/compat.html"), key=_release)],
+        features=[
+            _link(folder, path)
+            for path in sorted(folder.glob("*/compat.html"), key=lambda path: as_numbers(path.parent.name))
+        ],
         runs=[_run(folder, run) for run in runs],
     )
     partial = folder / ".index.html"
     partial.write_text(page, encoding="utf-8")
     return partial.rename(folder / "index.html")
-
-
-def _release(path: Path) -> list[int]:
-    """Return the release in whose folder something lies, as numbers."""
-    return [int(part) for part in path.parent.name.split(".")]
 
 
 def _link(folder: Path, path: Path) -> dict[str, Any]:

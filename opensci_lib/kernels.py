@@ -26,6 +26,7 @@ from filelock import FileLock
 
 from opensci_lib import project
 from opensci_lib.errors import OpensciError
+from opensci_lib.releases import as_numbers, ascending
 
 OLDEST = "4.48.0"
 PYTHON = "3.11"
@@ -205,16 +206,12 @@ def _locked(version: str) -> FileLock:
 
 
 def _versions(names: Iterable[str]) -> list[str]:
-    return sorted((name.removeprefix(kernel_name("")) for name in names), key=_order)
-
-
-def _order(version: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in version.split("."))
+    return ascending(name.removeprefix(kernel_name("")) for name in names)
 
 
 def _check(version: str, newest: str) -> None:
     well_formed = re.fullmatch(r"\d+\.\d+\.\d+", version)
-    if not well_formed or not _order(OLDEST) <= _order(version) <= _order(newest):
+    if not well_formed or not as_numbers(OLDEST) <= as_numbers(version) <= as_numbers(newest):
         raise _unsupported(version)
 
 

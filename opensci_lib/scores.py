@@ -12,7 +12,7 @@ import pandas as pd
 
 from opensci_lib.errors import OpensciError
 from opensci_lib.statistics import changed_predictions, compare_items
-from opensci_lib.variants import VARIANTS
+from opensci_lib.variants import place
 
 #: Scores of the 1.7B model that others published, with their source.
 PUBLISHED = Path(__file__).with_name("published.csv")
@@ -125,9 +125,8 @@ def _runs_with(folder: Path, file: str) -> list[Path]:
     return [path.parent for path in folder.glob(f"*/*/{file}")]
 
 
-def _place(path: Path) -> tuple[list[int], int]:
-    """Return where a run stands among others: by its release, then by its variant."""
-    return [int(part) for part in path.parent.name.split(".")], list(VARIANTS).index(path.name)
+def _place(path: Path) -> tuple[tuple[int, ...], int]:
+    return place(path.parent.name, path.name)
 
 
 def paired(reference: Evaluation, run: Evaluation) -> pd.DataFrame:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from opensci_lib import project, shim
 from opensci_lib.download import download
 from opensci_lib.errors import OpensciError
 from opensci_lib.hotfix import hotfix
+from opensci_lib.releases import as_numbers
 
 #: Variant to the hotfix rules that make it: none at all, three, or None for all of them.
 VARIANTS: dict[str, list[str] | None] = {
@@ -16,6 +18,16 @@ VARIANTS: dict[str, list[str] | None] = {
     "minimal": ["loss-kwargs", "rope-default", "tied-keys"],
     "fixed": None,
 }
+
+
+def in_order(variants: Iterable[str]) -> list[str]:
+    """Return variants, each once: original, minimal, fixed."""
+    return sorted(set(variants), key=list(VARIANTS).index)
+
+
+def place(release: str, variant: str) -> tuple[tuple[int, ...], int]:
+    """Return what a run is sorted by: its release, then its variant."""
+    return as_numbers(release), list(VARIANTS).index(variant)
 
 
 def model_name(model: str, revision: str | None = None) -> str:

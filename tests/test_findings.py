@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from opensci_lib import findings
 from opensci_lib.errors import OpensciError
+from opensci_lib.releases import ascending
+from opensci_lib.variants import in_order
 from tests.hand_made import STAGES, make_run, tensors
 
 NAN, INF = float("nan"), float("inf")
@@ -62,14 +64,14 @@ def test_only_0_prints_as_0(value):
 
 
 def test_releases_ascend_by_number_each_once():
-    assert findings.ascending(["5.10.4", "5.9.0", "4.48.0", "5.9.0", "5.10.0"]) == [
+    assert ascending(["5.10.4", "5.9.0", "4.48.0", "5.9.0", "5.10.0"]) == [
         "4.48.0", "5.9.0", "5.10.0", "5.10.4",
     ]  # fmt: skip
 
 
 def test_variants_come_in_the_order_of_their_making():
-    assert findings.in_order(["fixed", "minimal", "original", "minimal"]) == ["original", "minimal", "fixed"]
-    assert findings.in_order(["fixed"]) == ["fixed"]
+    assert in_order(["fixed", "minimal", "original", "minimal"]) == ["original", "minimal", "fixed"]
+    assert in_order(["fixed"]) == ["fixed"]
 
 
 def test_runs_come_by_release_and_then_by_variant():

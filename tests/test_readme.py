@@ -7,6 +7,7 @@ import pandas as pd
 from opensci_lib import findings, kernels, scores
 from opensci_lib.compat import support_table
 from opensci_lib.hotfix import all_rules
+from opensci_lib.releases import ascending
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -50,5 +51,5 @@ def test_the_scores_are_what_the_report_says_of_the_table():
 def test_the_releases_are_what_the_picture_says_of_the_table():
     measured = pd.read_csv(ROOT / "docs" / "parity.csv", dtype={"tf_version": str})
     assert f"\n> {findings.equal_releases(measured)}\n" in README
-    assert findings.ascending(measured["tf_version"]) == kernels.available()
+    assert ascending(measured["tf_version"]) == kernels.available()
     assert f"all {len(kernels.available())} locked releases" in README

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from opensci_lib import project
 from opensci_lib.errors import OpensciError
+from opensci_lib.releases import as_numbers
 
 if TYPE_CHECKING:
     from opensci_lib.compat.case import Case
@@ -154,7 +155,7 @@ def save(results: dict[str, list[Result]], path: Path | str) -> None:
 def gather(paths: list[Path]) -> pd.DataFrame:
     """Return the rows of several `compat.json`, with `tf_version` before them, releases ascending."""
     records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-    records.sort(key=lambda record: [int(part) for part in record["tf_version"].split(".")])
+    records.sort(key=lambda record: as_numbers(record["tf_version"]))
     rows = [{"tf_version": record["tf_version"], **row} for record in records for row in record["results"]]
     return pd.DataFrame(rows, columns=["tf_version", "variant", *(field.name for field in fields(Result))])
 
