@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tqdm import tqdm
+
 from opensci_lib import kernels, project
 from opensci_lib.errors import OpensciError
 from opensci_lib.model_folder import DOWNLOAD_RECORD, appearing, check_model_folder, files, link, write_json
@@ -184,7 +186,8 @@ def _check_transfer(folder: Path, there: list[RepoSibling], patterns: list[str])
     """Compare the files that were asked for with the Hub's hashes, and remove one that differs."""
     from huggingface_hub.utils import filter_repo_objects
 
-    for listed in filter_repo_objects(there, allow_patterns=patterns, key=lambda file: file.rfilename):
+    asked = list(filter_repo_objects(there, allow_patterns=patterns, key=lambda file: file.rfilename))
+    for listed in tqdm(asked, "hashes", unit=" files", disable=len(asked) < 2):
         file = (folder / listed.rfilename).resolve()  # not the link to it in the cache
         if _git_hash(file) != listed.blob_id if listed.lfs is None else _sha256(file) != listed.lfs.sha256:
             file.unlink()

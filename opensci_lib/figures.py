@@ -18,7 +18,9 @@ from opensci_lib import findings
 from opensci_lib.capture import Capture
 from opensci_lib.compare import Run, describe_stage
 from opensci_lib.family import label
+from opensci_lib.logits import same_bits
 from opensci_lib.releases import ascending
+from opensci_lib.statistics import likelihoods
 from opensci_lib.variants import in_order
 
 # Okabe and Ito (2008), a palette that colour-blind readers can tell apart.
@@ -312,26 +314,21 @@ def score_differences(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def likelihood_scatter(reference: pd.DataFrame, runs: dict[tuple[str, str], pd.DataFrame]) -> Figure:
-    """Draw log-likelihoods of the runs, by (release, variant), against the reference's, a panel a variant.
+def likelihood_scatter(runs: dict[tuple[str, str], pd.DataFrame]) -> Figure:
+    """Draw log-likelihoods against the reference's, a panel a variant.
 
-    All frames have the columns of `scores.Evaluation.items`; items are paired by task, metric, `doc_id` and text.
-
-    Raises:
-        OpensciError: when a run lacks an item of the reference, or the reference one of the run's.
-
+    `runs` are the items of each run beside the reference's (`scores.paired`), by (release, variant).
     """
-    pairs = {run: findings.paired_likelihoods(reference, items, "/".join(run)) for run, items in runs.items()}
     of_variant = {
-        name: pd.concat([pairs[run] for run in runs if run[1] == name])
+        name: likelihoods(pd.concat([items for run, items in runs.items() if run[1] == name]))
         for name in in_order(variant for _, variant in runs)
     }
-    moved = {variant: findings.moved(rows) for variant, rows in of_variant.items()}
+    moved = {variant: ~same_bits(*both) for variant, both in of_variant.items()}
     figure, [panels] = _figure(findings.moved_likelihoods(moved), 3.6, 1, len(moved), sharex=True, sharey=True)
-    for axes, (variant, rows) in zip(panels, of_variant.items(), strict=True):
-        axes.plot(rows["reference"], rows["candidate"], ".", color=COLOURS[variant], markersize=2, alpha=0.5)
+    for axes, (variant, (ours, reference)) in zip(panels, of_variant.items(), strict=True):
+        axes.plot(reference, ours, ".", color=COLOURS[variant], markersize=2, alpha=0.5)
         axes.axline((0, 0), slope=1, color=_GREY, linewidth=0.8, zorder=0)
-        axes.set_title(f"{variant}: {moved[variant].sum()} of {len(rows)} differ", fontsize=10)
+        axes.set_title(f"{variant}: {moved[variant].sum()} of {len(ours)} differ", fontsize=10)
         axes.set_xlabel("reference (nats)")
     panels[0].set_ylabel("log-likelihood (nats)")
     return figure

@@ -16,8 +16,7 @@ from pandas.io.formats.style import Styler
 
 from opensci_lib.capture import Capture
 from opensci_lib.compare import Run, describe_stage, first_divergence
-from opensci_lib.errors import OpensciError
-from opensci_lib.logits import same_bits
+from opensci_lib.logits import abs_diff
 from opensci_lib.releases import ascending
 from opensci_lib.variants import VARIANTS, in_order, place
 
@@ -25,7 +24,6 @@ from opensci_lib.variants import VARIANTS, in_order, place
 RESULTS = {"fails": 0.0, "unsupported by this release": 1.0, "ok": 2.0}
 _VARIANTS = list(VARIANTS)
 _CHECKPOINT = ["model", "revision"]
-_ITEM = ["task", "metric", "doc_id", "text"]
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -136,9 +134,8 @@ def _difference(equal: bool, largest: float) -> str:
 
 
 def cosine_difference(reference: Capture, candidate: Capture, prompt: int) -> np.ndarray:
-    """Return |Δcos|, float64, (positions, head_dim)."""
-    ours, theirs = (capture[f"{prompt}.cos"].astype(np.float64) for capture in (reference, candidate))
-    return np.abs(theirs - ours)
+    """Return |Δcos| (`logits.abs_diff`), float64, (positions, head_dim)."""
+    return abs_diff(*(capture[f"{prompt}.cos"] for capture in (reference, candidate)))
 
 
 def largest_cosine_difference(differences: dict[tuple[str, str], np.ndarray]) -> str:
@@ -286,40 +283,6 @@ def unchanged_scores(scores: pd.DataFrame) -> str:
     """Say how many scores, a task of a checkpoint each, are the reference's on every release."""
     counts = _counts(score_spans(scores), "same")
     return f"Scores that are the original's on every release evaluated: {counts}"
-
-
-def paired_likelihoods(reference: pd.DataFrame, items: pd.DataFrame, run: str) -> pd.DataFrame:
-    """Pair a run's log-likelihoods with the reference's, one to one by task, metric, item and choice.
-
-    Both frames have the columns `task`, `metric`, `doc_id`, `text` and `loglikelihoods`, a list of floats a row.
-
-    Returns a row a log-likelihood: the key, `choice` (its place in the list), and `reference` and `candidate`, nats.
-
-    Raises:
-        OpensciError: when one side lacks an item, or one of its choices; `run` is what the sentence calls the run.
-
-    """
-    sides = [_by_choice(frame, name) for frame, name in ((reference, "reference"), (items, "candidate"))]
-    pairs = sides[0].merge(sides[1], how="outer", on=[*_ITEM, "choice"], validate="one_to_one", indicator="side")
-    alone = pairs[pairs["side"] != "both"]
-    if len(alone):
-        one = alone.iloc[0]
-        raise OpensciError(
-            f"Only one of {run} and the reference holds item {one['doc_id']} of {one['task']}, choice "
-            f"{one['choice']}: evaluate both on the same tasks and items."
-        )
-    return pairs.drop(columns="side")
-
-
-def _by_choice(items: pd.DataFrame, name: str) -> pd.DataFrame:
-    rows = items[[*_ITEM, "loglikelihoods"]].explode("loglikelihoods")
-    rows = rows.assign(choice=rows.groupby(level=0).cumcount(), **{name: rows["loglikelihoods"].astype(float)})
-    return rows.drop(columns="loglikelihoods")
-
-
-def moved(pairs: pd.DataFrame) -> np.ndarray:
-    """Return which of `paired_likelihoods` differ, bool: by bits, so that NaN equals itself."""
-    return ~same_bits(pairs["reference"].to_numpy(), pairs["candidate"].to_numpy())
 
 
 def moved_likelihoods(moved: dict[str, np.ndarray]) -> str:

@@ -160,6 +160,13 @@ def paired(reference: Evaluation, run: Evaluation) -> pd.DataFrame:
                 f"{run.name} has {ours[task]} items of {task} and {reference.name} has {right[task]}, "
                 f"{common.get(task, 0)} of them the same: evaluate both with the same limit and the same task files."
             )
+    other = both["loglikelihoods"].map(len) != both["loglikelihoods_reference"].map(len)
+    if other.any():
+        one = both[other].iloc[0]
+        raise OpensciError(
+            f"{run.name} and {reference.name} hold different numbers of log-likelihoods for item {one['doc_id']} of "
+            f"{one['task']}: evaluate both again."
+        )
     return both
 
 

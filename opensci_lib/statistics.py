@@ -10,6 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from opensci_lib.errors import OpensciError
+from opensci_lib.logits import abs_diff, same_bits
 
 _SMALL = 25  # discordant items up to which McNemar's test is computed exactly (Fagerland et al. 2013)
 _RESAMPLES = 2000
@@ -56,8 +57,8 @@ def compare_items(items: pd.DataFrame) -> Comparison:
     if items.empty:
         raise OpensciError("There are no items to compare: evaluate both runs on the same tasks.")
     after, before = (items[name].to_numpy(float) for name in ("value", "value_reference"))
-    ours, theirs = (np.concatenate(items[name].to_list(), dtype=float) for name in _LIKELIHOODS)
-    moved, changed = _other_bits(ours, theirs), changed_predictions(items)
+    ours, theirs = likelihoods(items)
+    changed = changed_predictions(items)
     predicted = _predictions(items).ne("").any(axis=None)
     low, high = paired_bootstrap(before, after)
     return Comparison(
@@ -71,9 +72,15 @@ def compare_items(items: pd.DataFrame) -> Comparison:
         agreement=float((~changed).mean()) if predicted else float("nan"),
         changed=int(changed.sum()) if predicted else None,
         p_value=mcnemar(before, after) if predicted else float("nan"),
-        largest_change=float(np.abs(ours[moved] - theirs[moved]).max(initial=0)),
-        equal=not (moved.any() or changed.any() or _other_bits(after, before).any()),
+        largest_change=float(abs_diff(ours, theirs).max()),
+        equal=bool(same_bits(ours, theirs).all() and same_bits(after, before).all() and not changed.any()),
     )
+
+
+def likelihoods(items: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Return the log-likelihoods of paired items, a run's and the reference's, one after the other: float64, nats."""
+    ours, theirs = (np.concatenate(items[name].to_list(), dtype=float) for name in _LIKELIHOODS)
+    return ours, theirs
 
 
 def changed_predictions(items: pd.DataFrame) -> pd.Series:
@@ -85,10 +92,6 @@ def changed_predictions(items: pd.DataFrame) -> pd.Series:
 def _predictions(items: pd.DataFrame) -> pd.DataFrame:
     # A column that holds nothing but NaN is one of numbers, which words can't fill.
     return items[["prediction", "prediction_reference"]].astype(object).fillna("")
-
-
-def _other_bits(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    return ours.view(np.int64) != theirs.view(np.int64)
 
 
 def standard_error(values: np.ndarray) -> float:

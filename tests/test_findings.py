@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opensci_lib import findings
-from opensci_lib.errors import OpensciError
 from opensci_lib.releases import ascending
 from opensci_lib.variants import in_order
 from tests.hand_made import STAGES, make_run, tensors
@@ -479,77 +478,6 @@ def test_scores_are_counted_by_task_and_checkpoint():
     assert findings.unchanged_scores(FAMILY) == (
         "Scores that are the original's on every release evaluated: original 2 of 2, minimal 0 of 1, fixed 2 of 4"
     )
-
-
-def items(*rows):
-    return frame("task metric doc_id text loglikelihoods", *rows)
-
-
-ITEMS = items(
-    ("facts", "accuracy", 0, "France", [-1.0, -2.0]),
-    ("facts", "accuracy", 1, "Italy", [-3.0]),
-    ("prose", "nats per token", 0, "token 1", [-4.0]),
-)
-
-
-def test_likelihoods_are_paired_by_their_key():
-    ours = items(
-        ("prose", "nats per token", 0, "token 1", [-4.5]),
-        ("facts", "accuracy", 1, "Italy", np.array([-3.5])),
-        ("facts", "accuracy", 0, "France", [-1.5, -2.5]),
-    )
-    pairs = findings.paired_likelihoods(ITEMS, ours, "5.2.0/fixed")
-    assert set(pairs.columns) == {"task", "metric", "doc_id", "text", "choice", "reference", "candidate"}
-    columns = ["text", "choice", "reference", "candidate"]
-    assert sorted(pairs[columns].itertuples(index=False, name=None)) == [
-        ("France", 0, -1.0, -1.5), ("France", 1, -2.0, -2.5), ("Italy", 0, -3.0, -3.5), ("token 1", 0, -4.0, -4.5),
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize("column", ["task", "metric", "doc_id", "text"])
-def test_every_part_of_the_key_tells_items_apart(column):
-    other = ITEMS[1:2].assign(**{column: 7 if column == "doc_id" else "other"})
-    both = pd.concat([ITEMS[1:2], other.assign(loglikelihoods=[[-9.0]])], ignore_index=True)
-    pairs = findings.paired_likelihoods(both, both[::-1], "5.2.0/fixed")
-    assert sorted(pairs["reference"]) == [-9.0, -3.0]
-    assert (pairs["reference"] == pairs["candidate"]).all()
-
-
-@pytest.mark.parametrize(
-    ("reference", "ours", "alone"),
-    [
-        (ITEMS, ITEMS[1:], "item 0 of facts, choice 0"),
-        (ITEMS[:2], ITEMS, "item 0 of prose, choice 0"),
-        (ITEMS, ITEMS.assign(loglikelihoods=[[-1.0], [-3.0], [-4.0]]), "item 0 of facts, choice 1"),
-        (ITEMS[1:2], ITEMS[1:2].assign(text="Spain"), "item 1 of facts, choice 0"),
-    ],
-)
-def test_what_one_side_lacks_is_an_error_that_names_it(reference, ours, alone):
-    with pytest.raises(OpensciError) as error:
-        findings.paired_likelihoods(reference, ours, "5.2.0/fixed")
-    assert str(error.value) == (
-        f"Only one of 5.2.0/fixed and the reference holds {alone}: evaluate both on the same tasks and items."
-    )
-
-
-@pytest.mark.parametrize("twice", ["reference", "candidate"])
-def test_an_item_that_is_there_twice_is_an_error(twice):
-    double = pd.concat([ITEMS, ITEMS[1:2]], ignore_index=True)
-    sides = (double, ITEMS) if twice == "reference" else (ITEMS, double)
-    with pytest.raises(pd.errors.MergeError):
-        findings.paired_likelihoods(*sides, "5.2.0/fixed")
-
-
-@pytest.mark.parametrize(
-    ("reference", "candidate", "moved"),
-    [
-        (-1.0, -1.0, False), (-1.0, np.nextafter(-1.0, 0), True), (NAN, NAN, False), (NAN, -1.0, True),
-        (-1.0, NAN, True), (0.0, -0.0, True), (-INF, -INF, False),
-    ],
-)  # fmt: skip
-def test_likelihoods_are_compared_by_bits(reference, candidate, moved):
-    pairs = pd.DataFrame({"reference": [reference], "candidate": [candidate]})
-    assert findings.moved(pairs).tolist() == [moved]
 
 
 def test_variants_lie_on_the_diagonal_wholly_or_not():

@@ -494,6 +494,16 @@ def one_item(text):
     return edit
 
 
+def test_another_number_of_log_likelihoods_is_refused(reference, tmp_path):
+    def shorter(samples, positions):
+        return samples.assign(loglikelihoods=[row[:1] for row in samples["loglikelihoods"]]), positions
+
+    assert refusal(scores.paired, reference, write(tmp_path, "5.2.0/fixed", edit=shorter)) == (
+        "5.2.0/fixed and 4.48.0/original hold different numbers of log-likelihoods for item 0 of facts: "
+        "evaluate both again."
+    )
+
+
 def test_one_item_that_is_another_is_refused(tmp_path):
     right, run = (
         write(tmp_path, name, edit=one_item(text))

@@ -17,6 +17,7 @@ from safetensors import safe_open
 
 from opensci_lib.loading import dtype_argument
 from opensci_lib.model_folder import write_json
+from opensci_lib.tensors import bits
 
 #: What the models read: short, a sentence, and a row long enough to repeat itself.
 TEXTS = [
@@ -168,14 +169,9 @@ def expect_equal(found: Any, expected: Any, what: str) -> None:
         return
     expect(found.shape == expected.shape, f"{what}: shape {tuple(found.shape)}, not {tuple(expected.shape)}")
     expect(found.dtype == expected.dtype, f"{what}: {found.dtype}, not {expected.dtype}")
-    if not torch.equal(_bits(found), _bits(expected)):
+    if not torch.equal(bits(found), bits(expected)):
         difference = (found.double() - expected.double()).abs().max().item()
         raise UnexpectedError(f"{what}: not equal bit for bit, largest difference {difference:.3g}")
-
-
-def _bits(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the bytes of a tensor's values, uint8 (values * bytes of one)."""
-    return tensor.detach().contiguous().flatten().view(torch.uint8)
 
 
 def expect_close(found: torch.Tensor, expected: torch.Tensor, what: str, atol: float = 1e-4) -> None:

@@ -152,7 +152,9 @@ def cache_by_hand(case: Case) -> None:
 @feature("prompt lookup decoding")
 def prompt_lookup(case: Case) -> None:
     for ids in case.ids:
-        found = greedy(case, ids, prompt_lookup_num_tokens=3)[:NEW_TOKENS]  # until 5.12 it may give one too many
+        found = greedy(case, ids, prompt_lookup_num_tokens=3)
+        if case.native:  # until 5.12 it may give one token too many: no reason to excuse what others compute
+            found = found[:NEW_TOKENS]
         expect_equal(found, greedy_by_hand(case, ids), "tokens")
 
 
