@@ -423,6 +423,14 @@ def test_with_another_setting_it_is_computed_again(harness, model, output, chang
     assert {name: results["run"][name] for name in change} == change
 
 
+def test_with_the_number_of_examples_of_a_group_it_is_computed_again(harness, model, output):
+    harness.fail = "hellaswag"  # comes after mmlu, which the group puts with five examples
+    with pytest.raises(OpensciError, match="no hellaswag"):
+        evaluate(model, output, "open-sci-0.01", harness=harness)
+    evaluate(model, output, ["mmlu"], harness=harness)
+    assert [call[2] for call in harness.calls if call[:2] == ("score", "the tasks of mmlu")] == [5, None]
+
+
 def test_settings_of_both_are_compared(harness, model, output):
     """Not only with the defaults."""
     settings = {"dtype": "float32", "device": "cpu", "limit": 5, "batch_size": 4, "num_fewshot": 2}
