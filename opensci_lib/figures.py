@@ -18,9 +18,9 @@ from opensci_lib import findings
 from opensci_lib.capture import Capture
 from opensci_lib.compare import Run, describe_stage
 from opensci_lib.family import label
+from opensci_lib.items import likelihoods
 from opensci_lib.logits import same_bits
 from opensci_lib.releases import ascending
-from opensci_lib.statistics import likelihoods
 from opensci_lib.variants import in_order
 
 # Okabe and Ito (2008), a palette that colour-blind readers can tell apart.

@@ -78,3 +78,11 @@ def positions(
     # Without rows, pandas could not tell the types.
     columns = {"task": str, "doc_id": int, "position": int, "nats": float}
     return pd.DataFrame(rows, columns=list(columns)).astype(columns)
+
+
+def likelihoods(items: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Return the log-likelihoods of paired items, a run's and the reference's, one after the other: float64, nats."""
+    ours, theirs = (
+        np.concatenate(items[name].to_list(), dtype=float) for name in ("loglikelihoods", "loglikelihoods_reference")
+    )
+    return ours, theirs

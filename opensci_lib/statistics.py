@@ -10,11 +10,11 @@ import pandas as pd
 from scipy import stats
 
 from opensci_lib.errors import OpensciError
+from opensci_lib.items import likelihoods
 from opensci_lib.logits import abs_diff, same_bits
 
 _SMALL = 25  # discordant items up to which McNemar's test is computed exactly (Fagerland et al. 2013)
 _RESAMPLES = 2000
-_LIKELIHOODS = ("loglikelihoods", "loglikelihoods_reference")
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,6 @@ def compare_items(items: pd.DataFrame) -> Comparison:
         largest_change=float(abs_diff(ours, theirs).max()),
         equal=bool(same_bits(ours, theirs).all() and same_bits(after, before).all() and not changed.any()),
     )
-
-
-def likelihoods(items: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Return the log-likelihoods of paired items, a run's and the reference's, one after the other: float64, nats."""
-    ours, theirs = (np.concatenate(items[name].to_list(), dtype=float) for name in _LIKELIHOODS)
-    return ours, theirs
 
 
 def changed_predictions(items: pd.DataFrame) -> pd.Series:

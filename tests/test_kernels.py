@@ -1,5 +1,6 @@
 """Lock files, environments and kernels."""
 
+import ast
 import json
 import re
 import subprocess
@@ -79,6 +80,36 @@ def test_a_lock_pins_everything_and_names_no_machine(lock):
         return
     assert {f"transformers=={version}", "torch==2.13.0"} < set(pins)
     assert {"accelerate", "ipykernel", "numpy", "safetensors", "libcst"} < {pin.split("==")[0] for pin in pins}
+
+
+def _imports(code, package="opensci_lib"):
+    """The packages that running this code imports at once, through this library's own modules too."""
+    found, seen, queue = set(), set(), [ast.parse(code)]
+    while queue:
+        statements = queue.pop().body
+        names = {alias.name for node in statements if isinstance(node, ast.Import) for alias in node.names}
+        for node in statements:
+            if isinstance(node, ast.ImportFrom):
+                names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        found |= {name.split(".")[0] for name in names}
+        for name in {name for name in names if name.split(".")[0] == package} - seen:
+            seen.add(name)
+            place = project.ROOT.joinpath(*name.split("."))
+            queue += [
+                ast.parse(f.read_text()) for f in (place.with_suffix(".py"), place / "__init__.py") if f.exists()
+            ]
+    return found - set(sys.stdlib_module_names) - {package}
+
+
+@pytest.mark.parametrize("notebook", ["infer", "compat", "evaluate"])
+def test_a_kernel_holds_what_its_notebooks_import(notebook):
+    cells = json.loads((project.ROOT / "notebooks" / f"{notebook}.ipynb").read_text())["cells"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    imported = {name.lower().replace("_", "-") for name in _imports(code.replace("%matplotlib", "# "))}
+    assert {"click", "numpy", "pandas"} <= imported
+    lock = project.ENVIRONMENTS.joinpath("transformers-4.48.0.txt").read_text()
+    layer = project.ENVIRONMENTS.joinpath("evaluation-4.48.0.txt").read_text() if notebook == "evaluate" else ""
+    assert imported <= set(re.findall(r"^([\w.-]+)==", lock + layer, re.MULTILINE))
 
 
 def test_every_minor_series_and_every_default_has_a_lock():
