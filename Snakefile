@@ -1,5 +1,5 @@
 # The whole pipeline on one page, in the order in which data flows:
-# kernel environments, model, hotfix, one papermill run per release and variant, summary, HTML.
+# kernel environments, model, hotfix, one papermill run of a notebook per release, reports, HTML.
 #
 #   uv run snakemake                                                       everything, on the built-in model
 #   uv run snakemake --config models=ORG/NAME 'tf_versions=["4.48.0","5.23.0"]'
@@ -12,18 +12,20 @@ from shlex import quote
 
 import psutil
 
+from opensci_lib import runs
 from opensci_lib.kernels import available, marker
-from opensci_lib.releases import ascending
-from opensci_lib.variants import VARIANTS, model_and_revision, model_name, releases_and_variants
+from opensci_lib.runs import REFERENCE, REFERENCE_RELEASE, VARIANTS
 
 
 configfile: "config.yaml"
 
 
 LISTED = [config["models"]] if isinstance(config["models"], str) else config["models"]
-MODELS = {model_name(*pair): pair for pair in map(model_and_revision, LISTED)}
+MODELS = {runs.model_name(*pair): pair for pair in map(runs.model_and_revision, LISTED)}
 OUT = "outputs/{model}"
-REFERENCE = "4.48.0"
+RELEASES = runs.ascending([REFERENCE_RELEASE, *config["tf_versions"]])
+TASKS = [config["tasks"]] if isinstance(config["tasks"], str) else config["tasks"]
+DATASETS = "outputs/datasets.txt" if TASKS else []
 
 
 def switched_on(key):
@@ -31,27 +33,19 @@ def switched_on(key):
     return str(config[key]).lower() == "true"
 
 
-RELEASES = ascending([REFERENCE, *config["tf_versions"]])
-TASKS = [config["tasks"]] if isinstance(config["tasks"], str) else config["tasks"]
-DATASETS = "outputs/datasets.txt" if TASKS else []
-RUNS = [f"{release}/{variant}" for release, variant in releases_and_variants(RELEASES)]
+def checked_releases(wildcards):
+    """The releases in the compatibility matrix: this run's, all locked ones for `snakemake compat`, and those there."""
+    every = available() if "compat" in workflow.dag_settings.targets else []
+    done = glob_wildcards(f"outputs/{wildcards.model}/{{tf_version}}/compat.json").tf_version
+    return runs.ascending([*RELEASES, *every, *done])
 
 
-THIS_RUN = {
-    "model": lambda wildcards: MODELS[wildcards.model][0],
-    "revision": lambda wildcards: MODELS[wildcards.model][1],
-    "tf_version": lambda wildcards: wildcards.tf_version,
-}
-
-
-def parameters(**values):
-    """What `papermill -y` is given: JSON is YAML, so one quoted argument carries strings, lists and nulls unharmed.
-
-    A value may be a function of the wildcards.
-    """
-    return lambda wildcards: quote(
-        json.dumps({key: value(wildcards) if callable(value) else value for key, value in values.items()})
-    )
+def pages(wildcards):
+    """The notebooks of a model's runs, as they become pages: those of each release, one kind after the other."""
+    kinds = {"infer": RELEASES, "evaluate": RELEASES}
+    if switched_on("compat"):
+        kinds["compat"] = checked_releases(wildcards)
+    return [f"outputs/{wildcards.model}/{release}/{kind}.ipynb" for kind, of in kinds.items() for release in of]
 
 
 def folder(path, remove=False):
@@ -61,19 +55,14 @@ def folder(path, remove=False):
     return temp(directory(path)) if remove else path
 
 
-def compat_releases(wildcards):
-    """The releases in the compatibility matrix: this run's, all locked ones for `snakemake compat`, and those there."""
-    asked = RELEASES if switched_on("features") else []
-    every = available() if "compat" in workflow.dag_settings.targets else []
-    done = glob_wildcards(f"outputs/{wildcards.model}/{{tf_version}}/compat.json").tf_version
-    return ascending([*asked, *every, *done])
+# What a run is compared with while it computes, where its own logits are not to be kept.
+COMPARED = [] if switched_on("keep_logits") else f"{OUT}/{REFERENCE}/capture.safetensors"
 
 
-def reference_capture(wildcards):
-    """What a run is compared with while it computes, where its own logits are not to be kept."""
-    if switched_on("keep_logits") or f"{wildcards.tf_version}/{wildcards.variant}" == f"{REFERENCE}/original":
-        return []
-    return f"outputs/{wildcards.model}/{REFERENCE}/original/capture.safetensors"
+def reference_run(wildcards):
+    """The run that must be there before others are compared with it as they compute."""
+    first = wildcards.tf_version == REFERENCE_RELEASE
+    return f"{OUT}/{REFERENCE_RELEASE}/infer.ipynb" if COMPARED and not first else []
 
 
 def memory(kernel, weights):
@@ -90,13 +79,35 @@ if workflow.resource_settings.nodes is None:  # all on this machine: what does n
     workflow.register_resource("mem_mb", psutil.virtual_memory().total >> 20)
 
 
+def parameters(**values):
+    """What `papermill -y` is given: JSON is YAML, so one quoted argument carries strings, lists and nulls unharmed.
+
+    A value may be a function of the wildcards.
+    """
+    return lambda wildcards: quote(
+        json.dumps({key: value(wildcards) if callable(value) else value for key, value in values.items()})
+    )
+
+
+THIS_MODEL = {
+    "model": lambda wildcards: MODELS[wildcards.model][0],
+    "revision": lambda wildcards: MODELS[wildcards.model][1],
+    "tf_version": lambda wildcards: wildcards.tf_version,
+}
+THIS_REPORT = {"output_dir": lambda wildcards: f"outputs/{wildcards.model}"}
 # A notebook as a job. It finds everything prepared, and a cluster's nodes have no network.
 RUN = "HF_HUB_OFFLINE=1 papermill {input.notebook} {output.notebook} -y {params}"
+HTML = (
+    "jupyter nbconvert --to html --embed-images --CoalesceStreamsPreprocessor.enabled=True --log-level WARN"
+    " --TemplateExporter.extra_template_basedirs=notebooks --template report"
+)
+REPORT = f"{RUN} && {HTML} {{output.notebook}}"
 
 
 # These need a network, or are over in seconds.
 localrules:
-    all, evaluation, compat, prepare, kernel, layer, download, hotfix, datasets, summary, evaluation_report, family, html, index,
+    all, evaluation, compat, prepare, kernel, layer, download, hotfix, datasets,
+    summary, evaluation_report, compat_report, family, html, index,
 
 
 wildcard_constraints:
@@ -118,7 +129,7 @@ rule evaluation:
 
 rule compat:
     input:
-        expand(f"{OUT}/index.html", model=MODELS),
+        expand(f"{OUT}/compatibility.html", model=MODELS),
 
 
 rule prepare:
@@ -139,9 +150,17 @@ rule kernel:
         "opensci kernels build {wildcards.tf_version}"
 
 
-rule download:
+rule layer:
     input:
-        marker(REFERENCE),
+        branch(exists("environments/evaluation-{tf_version}.txt"), "environments/evaluation-{tf_version}.txt"),
+        marker("{tf_version}"),
+    output:
+        marker("{tf_version}", "evaluation"),
+    shell:
+        "opensci kernels build {wildcards.tf_version} --layer evaluation"
+
+
+rule download:
     output:
         record=f"{OUT}/original.json",
         folder=folder(f"{OUT}/original", remove=True),
@@ -171,22 +190,19 @@ rule hotfix:
 
 rule infer:
     input:
+        reference_run,
         notebook="notebooks/infer.ipynb",
         kernel=marker("{tf_version}"),
         model=f"{OUT}/original.json",
-        record=f"{OUT}/{{variant}}.json",
-        folders=[folder(f"{OUT}/original"), folder(f"{OUT}/{{variant}}")],
+        records=lambda wildcards: expand(f"{OUT}/{{variant}}.json", variant=runs.variants_on(wildcards.tf_version), allow_missing=True),
+        folders=[folder(f"{OUT}/{variant}") for variant in VARIANTS],
         prompts=[prompt for prompt in config["prompts"] if prompt.endswith(".txt")],
-        reference=reference_capture,
     output:
-        notebook=f"{OUT}/{{tf_version}}/{{variant}}/infer.ipynb",
-        capture=f"{OUT}/{{tf_version}}/{{variant}}/capture.safetensors",
-        record=f"{OUT}/{{tf_version}}/{{variant}}/run.json",
+        notebook=f"{OUT}/{{tf_version}}/infer.ipynb",
     params:
         parameters(
-            **THIS_RUN,
-            variant=lambda wildcards: wildcards.variant,
-            reference=lambda wildcards: reference_capture(wildcards) or None,
+            **THIS_MODEL,
+            reference=lambda wildcards: COMPARED.format(model=wildcards.model) if COMPARED else None,
             **{key: config[key] for key in ("prompts", "prefill_chunk_size", "dtype", "device")},
             **{key: config[key] for key in ("attn_implementation", "max_new_tokens")},
         ),
@@ -194,34 +210,6 @@ rule infer:
         mem_mb=memory(2000, 1.6),
     shell:
         RUN
-
-
-rule features:
-    input:
-        notebook="notebooks/compat.ipynb",
-        kernels=[marker(REFERENCE), marker("{tf_version}")],
-        model=f"{OUT}/original.json",
-        records=expand(f"{OUT}/{{variant}}.json", variant=VARIANTS, allow_missing=True),
-        folders=[folder(f"{OUT}/{variant}") for variant in VARIANTS],
-    output:
-        notebook=f"{OUT}/{{tf_version}}/compat.ipynb",
-        results=f"{OUT}/{{tf_version}}/compat.json",
-    params:
-        parameters(**THIS_RUN),
-    resources:
-        mem_mb=memory(3000, 20),
-    shell:
-        RUN
-
-
-rule layer:
-    input:
-        branch(exists("environments/evaluation-{tf_version}.txt"), "environments/evaluation-{tf_version}.txt"),
-        marker("{tf_version}"),
-    output:
-        marker("{tf_version}", "evaluation"),
-    shell:
-        "opensci kernels build {wildcards.tf_version} --layer evaluation"
 
 
 rule datasets:
@@ -235,21 +223,17 @@ rule datasets:
 
 rule evaluate:
     input:
+        DATASETS,
         notebook="notebooks/evaluate.ipynb",
         layer=marker("{tf_version}", "evaluation"),
-        datasets=DATASETS,
         model=f"{OUT}/original.json",
-        record=f"{OUT}/{{variant}}.json",
-        folders=[folder(f"{OUT}/original"), folder(f"{OUT}/{{variant}}")],
+        records=lambda wildcards: expand(f"{OUT}/{{variant}}.json", variant=runs.variants_on(wildcards.tf_version), allow_missing=True),
+        folders=[folder(f"{OUT}/{variant}") for variant in VARIANTS],
     output:
-        notebook=f"{OUT}/{{tf_version}}/{{variant}}/evaluate.ipynb",
-        results=f"{OUT}/{{tf_version}}/{{variant}}/eval.json",
-        samples=f"{OUT}/{{tf_version}}/{{variant}}/samples.parquet",
-        positions=f"{OUT}/{{tf_version}}/{{variant}}/positions.parquet",
+        notebook=f"{OUT}/{{tf_version}}/evaluate.ipynb",
     params:
         parameters(
-            **THIS_RUN,
-            variant=lambda wildcards: wildcards.variant,
+            **THIS_MODEL,
             **{key: config[key] for key in ("tasks", "num_fewshot", "limit", "batch_size", "dtype", "device")},
         ),
     resources:
@@ -258,70 +242,109 @@ rule evaluate:
         RUN
 
 
-rule summary:
+rule compat_reference:
     input:
-        compat=lambda wildcards: expand(f"{OUT}/{{tf_version}}/compat.json", tf_version=compat_releases(wildcards), **wildcards),
-        runs=expand(f"{OUT}/{{run}}/run.json", run=RUNS, allow_missing=True),
-        captures=expand(f"{OUT}/{{run}}/capture.safetensors", run=RUNS, allow_missing=True),
-        notebook="notebooks/summary.ipynb",
+        glob("opensci_lib/compat/**/*.py", recursive=True),
+        folder(f"{OUT}/original"),
+        kernel=marker(REFERENCE_RELEASE),
+        model=f"{OUT}/original.json",
     output:
-        notebook=f"{OUT}/summary.ipynb",
-        parity=f"{OUT}/parity.csv",
-        positions=f"{OUT}/positions.csv",
-        compat=f"{OUT}/compat.csv",
+        f"{OUT}/compat.safetensors",
+    resources:
+        mem_mb=memory(3000, 20),
+    shell:
+        "$(dirname {input.kernel})/bin/python -m opensci_lib.compat.reference outputs/{wildcards.model}/original {output}"
+
+
+rule check_compat:
+    input:
+        f"{OUT}/compat.safetensors",
+        notebook="notebooks/compat.ipynb",
+        kernel=marker("{tf_version}"),
+        model=f"{OUT}/original.json",
+        records=expand(f"{OUT}/{{variant}}.json", variant=VARIANTS, allow_missing=True),
+        folders=[folder(f"{OUT}/{variant}") for variant in VARIANTS],
+    output:
+        notebook=f"{OUT}/{{tf_version}}/compat.ipynb",
+        results=f"{OUT}/{{tf_version}}/compat.json",
     params:
-        parameters(output_dir=lambda wildcards: f"outputs/{wildcards.model}", runs=RUNS, reference=f"{REFERENCE}/original"),
+        parameters(**THIS_MODEL),
+    resources:
+        mem_mb=memory(3000, 20),
     shell:
         RUN
+
+
+rule summary:
+    input:
+        expand(f"{OUT}/{{tf_version}}/infer.ipynb", tf_version=RELEASES, allow_missing=True),
+        notebook="notebooks/summary.ipynb",
+    output:
+        multiext(f"{OUT}/", "parity.csv", "positions.csv", "summary.html"),
+        notebook=f"{OUT}/summary.ipynb",
+    params:
+        parameters(**THIS_REPORT, runs=runs.names(RELEASES)),
+    shell:
+        REPORT
 
 
 rule evaluation_report:
     input:
-        results=expand(f"{OUT}/{{run}}/eval.json", run=RUNS, allow_missing=True),
-        notebook="notebooks/evaluation_report.ipynb",
+        expand(f"{OUT}/{{tf_version}}/evaluate.ipynb", tf_version=RELEASES, allow_missing=True),
+        notebook="notebooks/evaluation.ipynb",
     output:
+        multiext(f"{OUT}/", "evaluation.csv", "changed_items.csv", "evaluation.html"),
         notebook=f"{OUT}/evaluation.ipynb",
-        scores=f"{OUT}/evaluation.csv",
-        changed=f"{OUT}/changed_items.csv",
     params:
-        parameters(output_dir=lambda wildcards: f"outputs/{wildcards.model}", runs=RUNS, reference=f"{REFERENCE}/original"),
+        parameters(**THIS_REPORT, runs=runs.names(RELEASES)),
     shell:
-        RUN
+        REPORT
+
+
+rule compat_report:
+    input:
+        lambda wildcards: expand(f"{OUT}/{{tf_version}}/compat.json", tf_version=checked_releases(wildcards), **wildcards),
+        notebook="notebooks/compatibility.ipynb",
+    output:
+        multiext(f"{OUT}/", "compat.csv", "compatibility.html"),
+        notebook=f"{OUT}/compatibility.ipynb",
+    params:
+        parameters(**THIS_REPORT, tf_versions=checked_releases),
+    shell:
+        REPORT
 
 
 rule family:
     input:
-        parity=expand(f"{OUT}/parity.csv", model=MODELS),
-        scores=expand(f"{OUT}/evaluation.csv", model=MODELS),
+        expand(f"{OUT}/parity.csv", model=MODELS),
+        expand(f"{OUT}/evaluation.csv", model=MODELS),
         notebook="notebooks/family.ipynb",
     output:
+        multiext("outputs/", "family.csv", "family_scores.csv", "family.html"),
         notebook="outputs/family.ipynb",
-        parity="outputs/family.csv",
-        scores="outputs/family_scores.csv",
     params:
         parameters(output_dirs=[f"outputs/{model}" for model in MODELS]),
     shell:
-        RUN
+        REPORT
+
+
+# One start of nbconvert for all of a model's runs: it takes longer than the pages.
+rule html:
+    input:
+        pages,
+    output:
+        touch(f"{OUT}/.pages"),
+    shell:
+        f"{HTML} {{input}}"
 
 
 rule index:
     input:
-        reports=[f"{OUT}/summary.html", f"{OUT}/evaluation.html"],
-        notebooks=expand(f"{OUT}/{{run}}/{{notebook}}.html", run=RUNS, notebook=["infer", "evaluate"], allow_missing=True),
-        features=lambda wildcards: expand(
-            f"{OUT}/{{tf_version}}/compat.html", tf_version=compat_releases(wildcards), **wildcards
-        ),
+        f"{OUT}/.pages",
+        f"{OUT}/summary.html",
+        f"{OUT}/evaluation.html",
+        f"{OUT}/compatibility.html" if switched_on("compat") else [],
     output:
         f"{OUT}/index.html",
     shell:
         "opensci index --output_dir outputs/{wildcards.model}"
-
-
-rule html:
-    input:
-        "{folder}/{notebook}.ipynb",
-    output:
-        "{folder}/{notebook}.html",
-    shell:
-        "jupyter nbconvert --to html --embed-images --CoalesceStreamsPreprocessor.enabled=True --log-level WARN"
-        " --TemplateExporter.extra_template_basedirs=notebooks --template report {input}"

@@ -14,7 +14,7 @@ import pandas as pd
 from opensci_lib.capture import COMPARED, Capture, compare_pieces
 from opensci_lib.errors import OpensciError
 from opensci_lib.logits import abs_diff, same_bits
-from opensci_lib.variants import place
+from opensci_lib.runs import find
 
 #: How a stage of the forward pass is called in words, by the end of its module's name.
 _STAGES = {
@@ -31,6 +31,7 @@ _STAGES = {
 }
 
 _EQUAL = "equal to the reference, bit for bit"
+_NO_NUMBERS = {"bitwise_equal": False, "inv_freq_equal": False}  # the other columns of a run that failed are empty
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,16 @@ class Run:
         return json.loads((self.path / "run.json").read_text())
 
     @property
+    def error(self) -> str | None:
+        """Why there are no numbers: the sentence of a run that failed. None where there are."""
+        return self.record.get("error")
+
+    @property
+    def longest_prompt(self) -> int:
+        """The number of the prompt with the most tokens: what is drawn by position is drawn of it."""
+        return max(range(len(self.capture.prompts)), key=lambda prompt: len(self.record["tokens"][prompt]))
+
+    @property
     def tf_version(self) -> str:
         """The transformers release."""
         return self.record["versions"]["transformers"]
@@ -60,10 +71,9 @@ class Run:
         return self.record["variant"]
 
 
-def find_runs(folder: Path | str) -> list[Run]:
-    """Return the runs below `outputs/<model>`, releases ascending, then original, minimal, fixed."""
-    runs = [Run(path.parent) for path in Path(folder).glob("*/*/run.json")]
-    return sorted(runs, key=lambda run: place(run.tf_version, run.variant))
+def find_runs(folder: Path | str, runs: list[str] | None = None) -> list[Run]:
+    """Return the runs below `outputs/<model>`: those named ("<tf_version>/<variant>"), or all; see `runs.find`."""
+    return [Run(path) for path in find(folder, "run.json", runs)]
 
 
 def compare_positions(reference: Capture, candidate: Capture, prompt: int) -> pd.DataFrame:
@@ -129,21 +139,30 @@ def parity(reference: Run, runs: list[Run]) -> tuple[pd.DataFrame, pd.DataFrame]
     Returns:
         (parity, positions): one row per release, variant and prompt, the columns of `parity.csv`, where a maximum or
         mean over positions with NaN is NaN; and all rows of `compare_positions`, with `tf_version`, `variant` and
-        `prompt` before them.
+        `prompt` before them. A run that failed has no positions; its rows say why, and no numbers.
 
     Raises:
-        OpensciError: when a run can't be compared with the reference (`compare_positions`), or there is none.
+        OpensciError: when a run can't be compared with the reference (`compare_positions`), when the reference
+            failed, or when there is none.
 
     """
+    if reference.error:
+        raise OpensciError(f"{reference.path}, the reference, failed: {reference.error}")
     rows, details = [], []
     for run in runs:
         for number in range(len(reference.capture.prompts)):
             key = {"tf_version": run.tf_version, "variant": run.variant, "prompt": number}
+            if run.error:
+                rows.append({**key, "positions": 0, **_NO_NUMBERS, "verdict": f"failed: {run.error}"})
+                continue
             frame = compare_positions(reference.capture, run.capture, number)
             details.append(pd.DataFrame({**key, **frame}))
             rows.append({**key, **_summary(reference, run, number, frame)})
-    if not rows:
-        raise OpensciError(f"There is nothing to compare with {reference.path}: name runs, and give them prompts.")
+    if not details:
+        failed = "".join(f" {run.path} failed: {run.error}" for run in runs if run.error)
+        raise OpensciError(
+            f"There is nothing to compare with {reference.path}: name runs, and give them prompts.{failed}"
+        )
     return pd.DataFrame(rows), pd.concat(details, ignore_index=True)
 
 

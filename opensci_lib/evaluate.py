@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from opensci_lib import items, model_folder
+from opensci_lib import items
 from opensci_lib.errors import OpensciError
 from opensci_lib.harness import GROUPS, OFFLINE, TASKS, Harness
-from opensci_lib.model_folder import check_model_folder, write_json
+from opensci_lib.model_folder import check_model_folder, files, read_json, states, write_json
 
 _TABLES = ("samples.parquet", "positions.parquet")
 
@@ -62,7 +62,7 @@ def evaluate(
     folder, output = check_model_folder(model_path), Path(output_dir)
     settings = {
         "model_path": str(model_path),
-        "files": _states(model_folder.files(folder)),
+        "files": states(files(folder)),
         "num_fewshot": num_fewshot,
         "limit": limit,
         "batch_size": batch_size,
@@ -77,8 +77,8 @@ def evaluate(
     for name, count in shots(tasks or OFFLINE, num_fewshot).items():
         part = finished / name.replace("/", "--")
         parts.append(part)
-        wanted = {**settings, "num_fewshot": count, "task": _states(_task_files(name))}
-        if (record := part / "settings.json").exists() and model_folder.read_json(record) == wanted:
+        wanted = {**settings, "num_fewshot": count, "task": states(_task_files(name))}
+        if (record := part / "settings.json").exists() and read_json(record) == wanted:
             continue
         shutil.rmtree(part, ignore_errors=True)
         loaded = harness.tasks(name)
@@ -87,7 +87,7 @@ def evaluate(
         results["batch_size_used"] = {name: lm.batch_size}
         _write(part, results, lambda text, lm=lm: harness.token_nats(lm, text))
         write_json(record, wanted)
-    results = merged([model_folder.read_json(part / "results.json") for part in parts])
+    results = merged([read_json(part / "results.json") for part in parts])
     results["run"] = {**settings, "batch_size_used": results.pop("batch_size_used"), **provenance}
     for table in _TABLES:
         partial = output / f"{table}.partial"
@@ -140,11 +140,6 @@ def _task_files(name: str) -> list[Path]:
     text = file.read_text(encoding="utf-8", errors="replace")
     beside = [other for other in sorted(file.parent.iterdir()) if other.is_file() and other.stem in text]
     return [file, *beside]
-
-
-def _states(files: list[Path]) -> list[list[Any]]:
-    """Return what tells that a file was changed: name, size in bytes, time of the last change in nanoseconds."""
-    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
 
 
 def _write(part: Path, results: dict[str, Any], token_nats: Any) -> None:

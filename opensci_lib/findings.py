@@ -17,8 +17,7 @@ from pandas.io.formats.style import Styler
 from opensci_lib.capture import Capture
 from opensci_lib.compare import Run, describe_stage, first_divergence
 from opensci_lib.logits import abs_diff
-from opensci_lib.releases import ascending
-from opensci_lib.variants import VARIANTS, in_order, place
+from opensci_lib.runs import VARIANTS, ascending, in_order, place
 
 #: The results of `compat.csv` as a matrix draws them, worst first.
 RESULTS = {"fails": 0.0, "unsupported by this release": 1.0, "ok": 2.0}
@@ -62,8 +61,8 @@ def _largest(values: pd.Series) -> float:
 def parity_by_run(parity: pd.DataFrame) -> pd.DataFrame:
     """Gather the prompts of each run of `parity.csv`, or of the frame that `family.gather` made of several.
 
-    Returns a row a run: (`model`, `revision`,) `variant`, `tf_version`; `equal`, bool, on every prompt; and
-    `max_abs_diff`, the largest, NaN where one is.
+    Returns a row a run: (`model`, `revision`,) `variant`, `tf_version`; `equal`, bool, on every prompt;
+    `max_abs_diff`, the largest, NaN where one is; and `failed`, bool, where there are no numbers.
     """
     keys = [name for name in (*_CHECKPOINT, "variant", "tf_version") if name in parity]
     return (
@@ -71,6 +70,7 @@ def parity_by_run(parity: pd.DataFrame) -> pd.DataFrame:
         .agg(
             equal=("bitwise_equal", _all_true),
             max_abs_diff=("max_abs_diff", _largest),
+            failed=("positions", lambda positions: not positions.all()),
         )
         .reset_index()
     )
@@ -94,8 +94,10 @@ def parity_by_checkpoint(parity: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def parity_cell(equal: bool, max_abs_diff: float) -> str:
-    """Say of one run whether its logits are the reference's or how far off: "equal", "off by 0.25"."""
+def parity_cell(equal: bool, max_abs_diff: float, failed: bool = False) -> str:
+    """Say of one run whether its logits are the reference's or how far off: "equal", "off by 0.25", "failed"."""
+    if failed:
+        return "failed"
     return "equal" if equal else f"off by {_difference(equal, max_abs_diff)}"
 
 
@@ -213,13 +215,17 @@ def conditions(runs: list[Run]) -> pd.DataFrame:
     """Return how each run was computed: a row a run, with versions, settings, seconds and memory."""
     rows = {}
     for run in runs:
-        versions, settings, seconds = (run.record[name] for name in ("versions", "settings", "seconds"))
+        versions, settings, seconds, weights = (
+            run.record[name] for name in ("versions", "settings", "seconds", "weights")
+        )
         rows[f"{run.tf_version} {run.variant}"] = {
             **{name: versions[name] for name in ("torch", "tokenizers", "safetensors", "python")},
             **{name: settings[name] for name in ("dtype", "device", "attn_implementation")},
             "torch threads": run.record["machine"]["torch_threads"],
+            "tensors unlike the checkpoint": f"{len(weights['differing'])} of {weights['tensors']}",
             "seconds, import": seconds["import"],
             "seconds, the rest": round(sum(seconds.values()) - seconds["import"], 1),
+            "peak memory of the": run.record["machine"]["peak_memory_of"],
             "peak memory (MiB)": round(max(run.record["peak_memory_bytes"].values()) / 2**20),
         }
     return pd.DataFrame(rows).T
@@ -248,6 +254,13 @@ def failing_features(codes: pd.DataFrame) -> str:
     parts += [f"{missing} not checked"] if missing else []
     finding = ", ".join(parts) if codes.size else "nothing was checked"
     return f"{len(codes)} features on {codes.shape[1]} releases: {finding}"
+
+
+def wanting_features(compat: pd.DataFrame) -> pd.DataFrame:
+    """Return what the fixed folder does not do: by feature, result and error of `compat.csv`, on which `releases`."""
+    wanting = compat[(compat["variant"] == "fixed") & (compat["result"] != "ok")]
+    reasons = wanting.groupby(["group", "feature", "result", "error"], sort=False)["tf_version"].agg(", ".join)
+    return reasons.reset_index().rename(columns={"tf_version": "releases"})
 
 
 # Scores
@@ -322,7 +335,30 @@ def _span(low: float, high: float) -> str:
     return number(low, 4)
 
 
-# One run
+# One release
+
+
+def excerpt(text: str, characters: int = 120) -> str:
+    """Return a text, or of a longer one its two ends."""
+    half = characters // 2
+    return text if len(text) <= characters else f"{text[:half]} … {text[-half:]}"
+
+
+def completions(runs: list[Run]) -> pd.DataFrame:
+    """Return what runs of the same prompts wrote: a row a prompt and run.
+
+    Columns: `prompt` (an `excerpt`), `tf_version`, `variant`, `completion`.
+    """
+    return pd.DataFrame(
+        {
+            "prompt": excerpt(prompt),
+            "tf_version": run.tf_version,
+            "variant": run.variant,
+            "completion": run.record["completions"][number],
+        }
+        for number, prompt in enumerate(runs[0].record["prompts"])
+        for run in runs
+    )
 
 
 def lead(best: list[dict[str, Any]]) -> str:

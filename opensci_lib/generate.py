@@ -37,6 +37,12 @@ def generate(
     """
     import torch
 
+    if (
+        reference is not None
+        and capture_path is not None
+        and Path(reference).absolute() == Path(capture_path).absolute()
+    ):
+        reference = None  # this is the reference itself
     prompts = [read_prompt(prompt) for prompt in prompts]
     laps = Laps()
 
@@ -76,6 +82,7 @@ def generate(
             "processor": platform.machine(),
             "cores": os.cpu_count(),
             "torch_threads": torch.get_num_threads(),
+            "peak_memory_of": laps.peak_memory_of,
         },
         seconds=laps.seconds,
         peak_memory_bytes=laps.peak_memory_bytes,

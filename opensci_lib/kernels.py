@@ -26,7 +26,7 @@ from filelock import FileLock
 
 from opensci_lib import project
 from opensci_lib.errors import OpensciError
-from opensci_lib.releases import as_numbers, ascending
+from opensci_lib.runs import as_numbers, ascending
 
 OLDEST = "4.48.0"
 PYTHON = "3.11"

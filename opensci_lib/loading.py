@@ -35,13 +35,21 @@ def dtype_argument() -> str:
     return "dtype" if hasattr(PretrainedConfig(), "dtype") else "torch_dtype"
 
 
+def poison() -> None:
+    """Leave numbers like 1e12 in freed memory, so that what is read uninitialised can't look right by luck."""
+    import torch
+
+    held = [torch.full((size,), 1e12) for size in (4, 8, 16, 32, 64, 128, 256, 512) for _ in range(64)]
+    del held
+
+
 def load(
     model_path: Path | str,
     dtype: str = "auto",
     device: str = "auto",
     attn_implementation: str = "sdpa",
 ) -> tuple[Any, Any]:
-    """Return (model in evaluation mode, tokenizer) of a folder, through the folder's own code.
+    """Return (model in evaluation mode, tokenizer) of a folder, through its own code, into memory that holds garbage.
 
     Args:
         model_path: a folder that `transformers` can load with `trust_remote_code=True`.
@@ -67,6 +75,7 @@ def load(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+        poison()
         model = AutoModelForCausalLM.from_pretrained(
             folder,
             trust_remote_code=True,

@@ -21,7 +21,7 @@ class Generation:
 
     `completions[i]` continues `prompts[i]` (greedy, the prompt itself left out); `tokens[i]` are the
     prompt's tokens as text and `top_tokens[i]` the likeliest next ones with the captured logits; `settings`,
-    `versions`, `seconds` and `peak_memory_bytes` (of the process, at the end of each phase) say how
+    `versions`, `seconds` and `peak_memory_bytes` (at the end of each phase, see `Laps`) say how
     it came about; `weights` compares the loaded parameters with the checkpoint's, bit for bit.
     """
 
@@ -42,12 +42,17 @@ class Generation:
 
 
 class Laps:
-    """Takes the time, in seconds, and the peak memory, in bytes, of phases that follow one another."""
+    """Takes the time, in seconds, and the peak memory, in bytes, of phases that follow one another.
+
+    `peak_memory_of` says whose memory that is: of the "run", which begins here, or, where the system can't forget
+    what was before, of the whole "process".
+    """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter):
         self._clock = clock
         self._begun = clock()
         self.seconds: dict[str, float] = {}
+        self.peak_memory_of = "run" if forget_peak_memory() else "process"
         self.peak_memory_bytes = {"start": peak_memory()}
 
     def end(self, phase: str) -> None:
@@ -57,8 +62,28 @@ class Laps:
         self.peak_memory_bytes[phase] = peak_memory()
 
 
+_STATUS, _FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # of Linux, see proc(5)
+
+
+def forget_peak_memory() -> bool:
+    """Let `peak_memory` count from here on, and say whether this system can do that."""
+    try:
+        _FORGET.write_text("5")
+    except OSError:
+        return False
+    return _resident_peak() is not None
+
+
+def _resident_peak() -> int | None:
+    """Return the peak since it was last forgotten, in bytes, or None where the system does not tell."""
+    lines = _STATUS.read_text().splitlines() if _STATUS.exists() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
+
+
 def peak_memory() -> int:
-    """Return the most memory, in bytes, that this process ever held at once."""
+    """Return the most memory, in bytes, that this process held at once, since `forget_peak_memory` if that worked."""
+    if (held := _resident_peak()) is not None:
+        return held
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,8 +12,8 @@ from typing import Any
 import pandas as pd
 
 from opensci_lib.errors import OpensciError
+from opensci_lib.runs import find
 from opensci_lib.statistics import changed_predictions, compare_items
-from opensci_lib.variants import place
 
 #: Scores of the 1.7B model that others published, with their source.
 PUBLISHED = Path(__file__).with_name("published.csv")
@@ -41,6 +42,11 @@ class Evaluation:
     def results(self) -> dict[str, Any]:
         """What `eval.json` holds."""
         return json.loads((self.path / "eval.json").read_text(encoding="utf-8"))
+
+    @property
+    def error(self) -> str | None:
+        """Why there are no scores: the sentence of an evaluation that failed. None where there are."""
+        return self.results.get("error")
 
     @property
     def shots(self) -> dict[str, int]:
@@ -98,35 +104,37 @@ class Evaluation:
         return items
 
 
-def find_evaluations(folder: Path, runs: list[str] | None = None) -> list[Evaluation]:
-    """Return the evaluations below `outputs/<model>`: those of `runs` ("<tf_version>/<variant>"), or all.
+def evaluations(folders: Iterable[Path]) -> list[Evaluation]:
+    """Return the evaluations in the folders of runs, without those that failed."""
+    found = [Evaluation(folder, *_run(folder)) for folder in folders]
+    return [run for run in found if run.error is None]
 
-    Releases ascend; on each stand original, minimal, fixed.
+
+def find_evaluations(folder: Path, runs: list[str] | None = None) -> list[Evaluation]:
+    """Return the evaluations below `outputs/<model>` in order: those of `runs` ("<tf_version>/<variant>"), or all.
+
+    Those that failed are left out; `not_evaluated` tells of them.
 
     Raises:
         OpensciError: when one that is named, or any at all, is not there.
 
     """
-    paths = [folder / run for run in runs] if runs is not None else _runs_with(folder, "eval.json")
-    missing = [path for path in paths if not (path / "eval.json").exists()]
-    if missing or not paths:
-        raise OpensciError(f"{(missing or [folder])[0]} has no evaluation: run `snakemake evaluation` first.")
-    return [Evaluation(path, path.parent.name, path.name) for path in sorted(set(paths), key=_place)]
+    if evaluated := evaluations(find(folder, "eval.json", runs)):
+        return evaluated
+    raise OpensciError(" ".join([f"{folder} has no evaluation: run `snakemake evaluation`.", *not_evaluated(folder)]))
 
 
 def not_evaluated(folder: Path) -> list[str]:
-    """Say in a sentence which runs below `outputs/<model>` were computed but not evaluated; none, no sentence."""
-    paths = [path for path in _runs_with(folder, "run.json") if not (path / "eval.json").exists()]
-    names = [f"{path.parent.name}/{path.name}" for path in sorted(paths, key=_place)]
-    return [f"Not evaluated: {', '.join(names)}."] if names else []
+    """Say in sentences which runs below `outputs/<model>` have no scores, and of those that failed why."""
+    evaluations = {run.name: run for run in (Evaluation(path, *_run(path)) for path in find(folder, "eval.json"))}
+    computed = ["/".join(_run(path)) for path in find(folder, "run.json")]
+    names = [name for name in computed if name not in evaluations]
+    failed = [f"The evaluation of {name} failed: {run.error}" for name, run in evaluations.items() if run.error]
+    return [*([f"Not evaluated: {', '.join(names)}."] if names else []), *failed]
 
 
-def _runs_with(folder: Path, file: str) -> list[Path]:
-    return [path.parent for path in folder.glob(f"*/*/{file}")]
-
-
-def _place(path: Path) -> tuple[tuple[int, ...], int]:
-    return place(path.parent.name, path.name)
+def _run(path: Path) -> tuple[str, str]:
+    return path.parent.name, path.name
 
 
 def paired(reference: Evaluation, run: Evaluation) -> pd.DataFrame:
@@ -243,6 +251,40 @@ def _change(row: dict[str, Any]) -> str:
     if row["metric"] == NATS:
         return change
     return f"{change} (McNemar p = {row['p_value']:.1g}, {row['changed']:.0f} of {row['items']} predictions changed)"
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of `score_table` as a reader wants them: the score with its error, and what it is against."""
+    rows = list(table.itertuples())
+    shown = table.assign(
+        score=[f"{row.score:.4f} ± {row.standard_error:.4f}" for row in rows],
+        against=[
+            "equal, bit for bit" if row.equal else f"{row.difference:+.4f} [{row.low:+.4f}, {row.high:+.4f}]"
+            for row in rows
+        ],
+    )
+    return shown[["tf_version", "variant", "task", "metric", "items", "score", "against", "settings"]]
+
+
+def stated(runs: list[Evaluation]) -> pd.DataFrame:
+    """Return the scores as the harness states them: a row a run and task, a column a metric."""
+    tables = {
+        run.name: pd.DataFrame(run.results["results"]).drop(["name", "alias"], errors="ignore").T for run in runs
+    }
+    return pd.concat(tables, names=["run", "task"])
+
+
+def first_items(runs: list[Evaluation], count: int = 2) -> pd.DataFrame:
+    """Return the first items of each task as they were put, with the end of their text: a row an item and run."""
+    samples = [pd.read_parquet(run.path / "samples.parquet").assign(run=run.name) for run in runs]
+    first = pd.concat([of.groupby("task", sort=False).head(count) for of in samples])
+    first = first.assign(text="… " + first["text"].str[-80:])
+    return first.set_index(["task", "doc_id", "run"]).sort_index(level=["task", "doc_id"], sort_remaining=False)
+
+
+def conditions(runs: list[Evaluation]) -> pd.DataFrame:
+    """Return how each evaluation came about: a row a run, with settings and versions."""
+    return pd.DataFrame({run.name: {**run.settings, **run.results["run"]["versions"]} for run in runs}).T
 
 
 def published() -> pd.DataFrame:

@@ -1,50 +1,18 @@
-"""The three states of a model folder that the pipeline compares."""
+"""Make the states of a model folder that are compared, and run them one after the other."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
-from opensci_lib import project, shim
+from opensci_lib import shim
 from opensci_lib.download import download
 from opensci_lib.errors import OpensciError
 from opensci_lib.hotfix import hotfix
-from opensci_lib.releases import as_numbers
-
-#: Variant to the hotfix rules that make it: none at all, three, or None for all of them.
-VARIANTS: dict[str, list[str] | None] = {
-    "original": [],
-    # What makes the file load on 5.x and nothing more: the state that misled people.
-    "minimal": ["loss-kwargs", "rope-default", "tied-keys"],
-    "fixed": None,
-}
-
-
-def in_order(variants: Iterable[str]) -> list[str]:
-    """Return variants, each once: original, minimal, fixed."""
-    return sorted(set(variants), key=list(VARIANTS).index)
-
-
-def place(release: str, variant: str) -> tuple[tuple[int, ...], int]:
-    """Return what a run is sorted by: its release, then its variant."""
-    return as_numbers(release), list(VARIANTS).index(variant)
-
-
-def model_name(model: str, revision: str | None = None) -> str:
-    """Return the folder name under `outputs/` of a Hub id, a local folder or the miniature."""
-    name = Path(model).resolve().name if Path(model).exists() else model.replace("/", "--")
-    return f"{name}@{revision}" if revision else name
-
-
-def model_and_revision(name: str) -> tuple[str, str | None]:
-    """Split "org/name@revision", as `config.yaml` lists models; no revision is None."""
-    model, _, revision = (name, "", "") if Path(name).exists() else name.partition("@")
-    return model, revision or None
-
-
-def model_folder(model: str, revision: str | None = None) -> Path:
-    """Return where everything about a model goes: `outputs/<model>`."""
-    return project.OUTPUTS / model_name(model, revision)
+from opensci_lib.model_folder import files, read_json, states, write_json
+from opensci_lib.runs import VARIANTS, in_order, release_folder, results_folder, variants_on
 
 
 def variant_folder(model: str, variant: str, revision: str | None = None) -> Path:
@@ -55,42 +23,94 @@ def variant_folder(model: str, variant: str, revision: str | None = None) -> Pat
     """
     if variant not in VARIANTS:
         raise OpensciError(f"Unknown variant {variant!r}: choose one of {', '.join(VARIANTS)}.")
-    folder = model_folder(model, revision)
+    folder = results_folder(model, revision)
     original = download(model, revision, folder / "original").path
     if variant == "original":
         return Path(original)
     return Path(hotfix(original, folder / variant, rules=VARIANTS[variant]).dst_dir)
 
 
-def prepare(model: str, variant: str, revision: str | None = None) -> Path:
-    """Return `variant_folder`, ready to load in this process: applies the shim for "original"."""
-    folder = variant_folder(model, variant, revision)
-    if variant == "original":
-        shim.apply()
-    return folder
+@contextmanager
+def prepared(model: str, variant: str, revision: str | None = None) -> Generator[Path]:
+    """Yield `variant_folder`, to be loaded in this process: with the shim for "original", and without for others."""
+    import torch
+    from accelerate.utils.memory import clear_device_cache
+
+    folder, dtype = variant_folder(model, variant, revision), torch.get_default_dtype()
+    with shim.apply() if variant == "original" else nullcontext():
+        try:
+            yield folder
+        finally:
+            torch.set_default_dtype(dtype)  # a load that fails midway leaves its own
+            clear_device_cache(garbage_collection=True)  # the next variant needs the memory of this one
 
 
-def provenance(model: str, revision: str | None, variant: str) -> dict[str, str | None]:
-    """Return what a prepared model is: `model`, `revision`, the Hub `commit` (None elsewhere) and `variant`."""
-    found = download(model, revision, model_folder(model, revision) / "original")
-    return {"model": model, "revision": revision, "commit": found.commit, "variant": variant}
+def run_each(
+    work: Callable[[Path, Path, dict[str, str | None]], Any],
+    record: str,
+    model: str,
+    revision: str | None = None,
+    variants: list[str] | None = None,
+    output_dir: Path | str | None = None,
+    **settings: Any,
+) -> dict[str, Path]:
+    """Do `work` for each variant of a model under this release, one after the other.
 
+    A variant that fails does not stop the others: its sentence is its outcome, `error` in its record. Where this
+    process is killed half-way, a call with the same settings goes on with the variants that are missing.
 
-def run_folder(
-    model: str, revision: str | None, variant: str | None = None, output_dir: Path | str | None = None
-) -> Path:
-    """Make and return where results go: `outputs/<model>/<tf_version>[/<variant>]`, or `output_dir`."""
+    Args:
+        work: is given the model folder, the folder of the run's results, and what the run is: `model`, `revision`,
+            the Hub `commit` (None elsewhere) and `variant`. It ends by writing the record.
+        record: the name of the file in which `work` says what came out.
+        model: a Hub id, a local folder, or the miniature.
+        revision: a branch, tag or commit on the Hub.
+        variants: which of `VARIANTS`; by default those that run on this release.
+        output_dir: see `release_folder`.
+        settings: all else that the outcome depends on.
+
+    Returns:
+        The folder of each variant's results, in order.
+
+    Raises:
+        OpensciError: an unknown variant, or a model that is not to be had; what every variant failed of.
+
+    """
     import transformers
 
-    folder = Path(output_dir or model_folder(model, revision) / transformers.__version__ / (variant or ""))
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    output = release_folder(model, revision, output_dir)
+    wanted = variants_on(transformers.__version__) if variants is None else variants
+    if unknown := [variant for variant in wanted if variant not in VARIANTS]:
+        raise OpensciError(f"Unknown variant {unknown[0]!r}: choose some of {', '.join(VARIANTS)}.")
+    found = download(model, revision, results_folder(model, revision) / "original")
+    settings = {**settings, "files": states(files(Path(found.path)))}
+    begun = output / f".{record}"  # which variants are done, while others are not
+    done = _done(begun, settings)
+    failed: dict[str, OpensciError] = {}
+    results = {variant: output / variant for variant in in_order(wanted)}
+    for variant in (variant for variant in results if variant not in done):
+        run = {"model": model, "revision": revision, "commit": found.commit, "variant": variant}
+        results[variant].mkdir(exist_ok=True)
+        try:
+            with prepared(model, variant, revision) as folder:
+                work(folder, results[variant], run)
+        except OpensciError as error:
+            print(f"{variant} failed. {error}")
+            failed[variant] = error
+        else:
+            done.append(variant)
+            write_json(begun, {"settings": settings, "done": done})
+    begun.unlink(missing_ok=True)
+    if len(failed) == len(results):
+        raise next(iter(failed.values()))
+    for variant, error in failed.items():
+        run = {"model": model, "revision": revision, "commit": found.commit, "variant": variant}
+        versions = {"transformers": transformers.__version__}
+        write_json(results[variant] / record, {**run, "versions": versions, "error": str(error)})
+    return results
 
 
-def releases_and_variants(releases: list[str]) -> list[tuple[str, str]]:
-    """Return which variants run on which releases: the original on 4.x, minimal on 5.x, fixed on all."""
-    return [
-        (release, variant)
-        for release in dict.fromkeys(releases)
-        for variant in ("original" if release.startswith("4.") else "minimal", "fixed")
-    ]
+def _done(begun: Path, settings: dict[str, Any]) -> list[str]:
+    """Return the variants that an earlier call with the same settings finished before it was killed."""
+    found = read_json(begun) if begun.exists() else {}
+    return found["done"] if found.get("settings") == settings else []

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opensci_lib import findings
-from opensci_lib.releases import ascending
+from opensci_lib.runs import ascending
 from opensci_lib.variants import in_order
 from tests.hand_made import STAGES, make_run, tensors
 

@@ -7,7 +7,7 @@ import pandas as pd
 from opensci_lib import findings, kernels, scores
 from opensci_lib.compat import support_table
 from opensci_lib.hotfix import all_rules
-from opensci_lib.releases import ascending
+from opensci_lib.runs import ascending
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from opensci_lib import project
 from opensci_lib.errors import OpensciError
-from opensci_lib.releases import as_numbers
+from opensci_lib.runs import VARIANTS, as_numbers
 
 if TYPE_CHECKING:
     from opensci_lib.compat.case import Case
@@ -160,6 +160,22 @@ def gather(paths: list[Path]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["tf_version", "variant", *(field.name for field in fields(Result))])
 
 
+def find(folder: Path | str, tf_versions: list[str] | None = None) -> pd.DataFrame:
+    """Return the rows of every `compat.json` below `outputs/<model>`: of some releases, or of all that are there.
+
+    Raises:
+        OpensciError: when one that is named, or any at all, is not there.
+
+    """
+    wanted = [Path(folder) / release / "compat.json" for release in tf_versions or []]
+    paths = wanted if tf_versions is not None else sorted(Path(folder).glob("*/compat.json"))
+    if missing := [path for path in paths if not path.exists()] or (
+        [] if paths else [Path(folder) / "*/compat.json"]
+    ):
+        raise OpensciError(f"There is no {missing[0]}: `snakemake {Path(folder)}/compatibility.html` makes it.")
+    return gather(paths)
+
+
 def _error(feature: Feature, case: Case) -> str:
     """Return why `case` doesn't have the feature, in one line, or nothing where it does."""
     try:
@@ -174,10 +190,10 @@ def _error(feature: Feature, case: Case) -> str:
 
 def support_table(compat: pd.DataFrame) -> str:
     """Return the README's table: what each state of the folder does, releases of the same answer in one row."""
-    rows: list[tuple[list[str], tuple[str, str, str]]] = []
+    rows: list[tuple[list[str], tuple[str, ...]]] = []
     for release, results in compat.groupby("tf_version", sort=False):
         states = {variant: _state(of) for variant, of in results.groupby("variant")}
-        answer = (states["original"], states["minimal"], states["fixed"])
+        answer = tuple(states.get(variant, "not checked") for variant in VARIANTS)
         if rows and rows[-1][1] == answer:
             rows[-1][0].append(str(release))
         else:

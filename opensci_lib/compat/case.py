@@ -15,7 +15,7 @@ import torch
 import transformers
 from safetensors import safe_open
 
-from opensci_lib.loading import dtype_argument
+from opensci_lib.loading import dtype_argument, poison
 from opensci_lib.model_folder import write_json
 from opensci_lib.tensors import bits
 
@@ -129,12 +129,6 @@ def _state(model: Any) -> tuple:
     versions = [(id(tensor), tensor._version) for tensor in model.state_dict(keep_vars=True).values()]
     frozen = [parameter.requires_grad for parameter in model.parameters()]
     return versions, frozen, model.training, model.config.to_json_string(use_diff=False)
-
-
-def poison() -> None:
-    """Leave numbers like 1e12 in freed memory, so that what is read uninitialised can't look right by luck."""
-    held = [torch.full((size,), 1e12) for size in (4, 8, 16, 32, 64, 128, 256, 512) for _ in range(64)]
-    del held
 
 
 @contextmanager

@@ -2,48 +2,47 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
 from pathlib import Path
 
-from filelock import FileLock
 from safetensors import safe_open
 
-from opensci_lib import kernels, project
+from opensci_lib import project
 from opensci_lib.errors import OpensciError
+from opensci_lib.runs import REFERENCE_RELEASE
 
-RELEASE = "4.48.0"
 _CHECKS = Path(__file__).parent
 #: How the logits of the reference were computed: (dtype, attention) pairs.
 SETTINGS = [(dtype, attention) for dtype in ("float32", "bfloat16") for attention in ("sdpa", "eager")]
 
 
-def reference(original: Path | str, path: Path | str) -> Path:
-    """Return `path`, made in the kernel of 4.48.0 from the unmodified folder unless these checks made it before.
+def check_reference(path: Path | str) -> Path:
+    """Return `path` if a reference is there that these checks made; others may lack what they ask for.
+
+    Raises:
+        OpensciError: when there is none, or another.
+
+    """
+    path = Path(path)
+    if path.exists():
+        with safe_open(path, framework="np") as tensors:
+            if (tensors.metadata() or {}).get("checks") == project.code_digest(_CHECKS):
+                return path
+    raise OpensciError(
+        f"{path}, what {REFERENCE_RELEASE} computes, is not there or was made by other checks: "
+        f"`snakemake {path}` makes it."
+    )
+
+
+def compute(original: Path, path: Path) -> None:
+    """Write the reference; to be called under 4.48.0.
 
     It is a safetensors file: in all `SETTINGS` the logits of each of `case.TEXTS`, those of the padded batches, and
     what the model gives when it is asked for attention weights with each of `attention.CACHES`; and, as UTF-8, what
     the tokenizer makes of `awkward.strings()`.
     """
-    path = Path(path)
-    with FileLock(project.ENVIRONMENTS / f".{kernels.kernel_name(RELEASE)}.compat.lock"):
-        if not is_current(path):
-            done = kernels.run(RELEASE, "-m", "opensci_lib.compat.reference", original, path, capture_output=True)
-            if done.returncode:
-                last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
-                raise OpensciError(f"{original} does not run on {RELEASE}, the reference: {' '.join(last)}")
-    return path
-
-
-def is_current(path: Path) -> bool:
-    """Say whether a reference is there and was made by the checks as they are: it lacks what they ask for later."""
-    if not path.exists():
-        return False
-    with safe_open(path, framework="np") as tensors:
-        return (tensors.metadata() or {}).get("checks") == project.code_digest(_CHECKS)
-
-
-def compute(original: Path, path: Path) -> None:
-    """Write the reference; to be called under 4.48.0."""
     from safetensors.torch import save_file
 
     from opensci_lib.compat.awkward import encoded
@@ -72,7 +71,10 @@ def compute(original: Path, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    from opensci_lib.compat.case import surroundings
+    with tempfile.TemporaryDirectory(prefix="opensci-") as modules:
+        # transformers copies a model's code to a cache that processes share, and another may import it half copied.
+        os.environ["HF_MODULES_CACHE"] = modules
+        from opensci_lib.compat.case import surroundings
 
-    with surroundings():
-        compute(Path(sys.argv[1]), Path(sys.argv[2]))
+        with surroundings():
+            compute(Path(sys.argv[1]), Path(sys.argv[2]))
