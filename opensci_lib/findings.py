@@ -66,11 +66,12 @@ def parity_by_run(parity: pd.DataFrame) -> pd.DataFrame:
     """
     keys = [name for name in (*_CHECKPOINT, "variant", "tf_version") if name in parity]
     return (
-        parity.groupby(keys)
+        parity.assign(failed=parity.get("positions", default=1) == 0)
+        .groupby(keys)
         .agg(
             equal=("bitwise_equal", _all_true),
             max_abs_diff=("max_abs_diff", _largest),
-            failed=("positions", lambda positions: not positions.all()),
+            failed=("failed", "any"),
         )
         .reset_index()
     )
@@ -359,6 +360,13 @@ def completions(runs: list[Run]) -> pd.DataFrame:
         for number, prompt in enumerate(runs[0].record["prompts"])
         for run in runs
     )
+
+
+def of_each(said: dict[str, str]) -> str:
+    """Join what is said of each variant; what is said of all alike is said once."""
+    if len(set(said.values())) == 1:
+        return next(iter(said.values()))
+    return "\n".join(f"{variant}: {sentence}" for variant, sentence in said.items())
 
 
 def lead(best: list[dict[str, Any]]) -> str:

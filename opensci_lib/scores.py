@@ -255,11 +255,11 @@ def _change(row: dict[str, Any]) -> str:
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of `score_table` as a reader wants them: the score with its error, and what it is against."""
-    rows = list(table.itertuples())
+    rows = table.to_dict("records")
     shown = table.assign(
-        score=[f"{row.score:.4f} ± {row.standard_error:.4f}" for row in rows],
+        score=["{score:.4f} ± {standard_error:.4f}".format(**row) for row in rows],
         against=[
-            "equal, bit for bit" if row.equal else f"{row.difference:+.4f} [{row.low:+.4f}, {row.high:+.4f}]"
+            "equal, bit for bit" if row["equal"] else "{difference:+.4f} [{low:+.4f}, {high:+.4f}]".format(**row)
             for row in rows
         ],
     )

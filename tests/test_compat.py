@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from opensci_lib import compat, figures, kernels, project
-from opensci_lib.compat.reference import is_current, reference
+from opensci_lib.compat.reference import check_reference
 from opensci_lib.errors import OpensciError
 from opensci_lib.hotfix import all_rules, hotfix
 from tests.hotfix.test_mlinter import findings
@@ -262,17 +262,22 @@ def test_the_matrix_says_what_the_table_says(tmp_path):
 # ---------------------------------------------------------------- the reference
 
 
-def test_a_reference_that_other_checks_made_is_out_of_date(tmp_path):
+def test_a_reference_is_taken_from_these_checks(tmp_path):
     path = tmp_path / "compat.safetensors"
-    assert not is_current(path)
-    checks = Path(compat.__file__).parent
-    for metadata, current in (
-        ({"checks": project.code_digest(checks)}, True),
-        ({"checks": "0"}, False),
-        (None, False),
-    ):
+    save_file({}, path, {"checks": project.code_digest(Path(compat.__file__).parent)})
+    assert check_reference(str(path)) == path
+
+
+@pytest.mark.parametrize("metadata", [{"checks": "0"}, None, "no file"])
+def test_a_reference_that_other_checks_made_is_refused(tmp_path, metadata):
+    path = tmp_path / "compat.safetensors"
+    if metadata != "no file":
         save_file({}, path, metadata)
-        assert is_current(path) == current
+    with pytest.raises(OpensciError) as caught:
+        check_reference(path)
+    assert str(caught.value) == (
+        f"{path}, what 4.48.0 computes, is not there or was made by other checks: `snakemake {path}` makes it."
+    )
 
 
 def test_any_change_of_code_changes_its_digest(tmp_path):
@@ -364,7 +369,10 @@ def folders_without(miniature) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def right(miniature, tmp_path_factory):
-    return reference(miniature, tmp_path_factory.mktemp("reference") / "compat.safetensors")
+    path = tmp_path_factory.mktemp("reference") / "compat.safetensors"
+    done = kernels.run("4.48.0", "-m", "opensci_lib.compat.reference", miniature, path)
+    assert done.returncode == 0
+    return check_reference(path)
 
 
 _CHECK = """
@@ -467,11 +475,6 @@ def test_uninitialised_memory_is_seen(checked):
 def test_overwritten_weights_are_seen(checked):
     error = checked("5.0.0")["minimal"][NEEDED["init-weights"][1]]["error"]
     assert "tensors unlike the checkpoint" in error
-
-
-@pytest.mark.kernel
-def test_a_reference_that_is_there_is_not_made_again(right, tmp_path):
-    assert reference(tmp_path / "nowhere", right) == right
 
 
 _BY_VALUE = """

@@ -58,13 +58,18 @@ def same(found, expected):
     np.testing.assert_array_equal(np.asarray(found, float), np.asarray(expected, float))
 
 
-# One run
+# One release
 
 
 def test_top_tokens_are_bars_in_their_order():
     best = [{"token": " Paris", "logit": 4.5}, {"token": "?", "logit": 1.25}, {"token": "?", "logit": 0.00004}]
-    title, [axes] = draw(figures.top_tokens(best))
-    assert title == "' Paris' leads '?' by 3.25 logits"
+    other = [{"token": " Rome", "logit": 2.0}, {"token": " Oslo", "logit": 2.0}]
+    title, [axes, second] = draw(figures.top_tokens({"fixed": best, "minimal": other}))
+    assert title == "fixed: ' Paris' leads '?' by 3.25 logits\nminimal: ' Rome' and ' Oslo' have the same logit"
+    assert [axes.get_title(), second.get_title()] == ["fixed", "minimal"]
+    assert [(bar.get_width(), to_hex(bar.get_facecolor())) for bar in second.patches] == [
+        (2.0, ORANGE), (2.0, "#999999"),
+    ]  # fmt: skip
     assert ticks(axes.yaxis) == ["' Paris'", "'?'", "'?'"]  # two tokens may be written alike
     bars = [
         (bar.get_width(), bar.get_y() + bar.get_height() / 2, to_hex(bar.get_facecolor())) for bar in axes.patches
@@ -78,11 +83,20 @@ def test_surprisal_is_drawn_at_the_position_of_the_token(tmp_path):
     nats = np.array([1.0, 4.0])
     other = {"surprisal": np.array([9.0, 9.0]), "next_logits": np.zeros(5, np.float32)}
     capture = make_run(tmp_path, prompts=(other, {"surprisal": nats, "next_logits": np.zeros(8, np.float32)})).capture
-    title, [axes] = draw(figures.surprisal(capture, 1))
-    assert title == "The model spends 2.5 nats a token; a uniform guess spends 2.08"  # ln 8
-    assert lines(axes, ".") == [(BLUE, [1, 2], [1.0, 4.0])]
-    assert lines(axes) == [("#999999", [0, 1], [math.log(8)] * 2), (ORANGE, [0, 1], [2.5] * 2)]
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["uniform guess", "mean"]
+    worse = {"surprisal": np.array([2.0, 6.0]), "next_logits": np.zeros(8, np.float32)}
+    minimal = make_run(tmp_path, "5.2.0", "minimal", prompts=(other, worse)).capture
+    title, [axes] = draw(figures.surprisal({"original": capture, "minimal": minimal}, 1))
+    assert title == (
+        "original: The model spends 2.5 nats a token; a uniform guess spends 2.08\n"  # ln 8
+        "minimal: The model spends 4 nats a token; a uniform guess spends 2.08"
+    )
+    assert lines(axes, ".") == [(BLACK, [1, 2], [1.0, 4.0]), (ORANGE, [1, 2], [2.0, 6.0])]
+    assert lines(axes) == [
+        (BLACK, [0, 1], [2.5] * 2), (ORANGE, [0, 1], [4.0] * 2), ("#999999", [0, 1], [math.log(8)] * 2),
+    ]  # fmt: skip
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "original", "original, mean", "minimal", "minimal, mean", "uniform guess",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -95,14 +109,17 @@ def test_surprisal_is_drawn_at_the_position_of_the_token(tmp_path):
 )
 def test_surprisal_without_a_mean_is_drawn_all_the_same(tmp_path, nats, title):
     run = make_run(tmp_path, prompts=({"surprisal": np.array(nats)},))
-    assert draw(figures.surprisal(run.capture, 0))[0] == title
+    assert draw(figures.surprisal({"fixed": run.capture}, 0))[0] == title
 
 
 def test_rotary_shows_each_frequency_once(tmp_path):
     """Up the picture the frequencies, along it the positions; inv_freq beside it."""
     cos = np.array([[1.0, 1.0, 1.0, 1.0], [0.5, 0.75, 0.5, 0.75], [-1.0, 0.25, -1.0, 0.25]], np.float32)
     capture = make_run(tmp_path, prompts=({}, {"cos": cos})).capture
-    title, [image, curve, _] = draw(figures.rotary(capture, 1))
+    turned = make_run(tmp_path, "5.2.0", "minimal", prompts=({}, {"cos": -cos})).capture
+    title, [image, curve, below, _, *_] = draw(figures.rotary({"fixed": capture, "minimal": turned}, 1))
+    assert [image.get_ylabel(), below.get_ylabel()] == ["fixed\nfrequency index", "minimal\nfrequency index"]
+    assert below.images[0].get_array().tolist() == [[-1.0, -0.5, 1.0], [-1.0, -0.75, -0.25]]
     assert title == "inv_freq runs from 0.5 to 0.25 radians a token"
     assert image.images[0].get_array().tolist() == [[1.0, 0.5, -1.0], [1.0, 0.75, 0.25]]
     assert image.images[0].get_clim() == (-1, 1)
@@ -115,7 +132,7 @@ def test_rotary_shows_each_frequency_once(tmp_path):
 def test_rotary_draws_garbage(tmp_path, garbage):
     inv_freq = np.array(garbage, np.float32)
     run = make_run(tmp_path, prompts=({"inv_freq": inv_freq},))
-    _, [_, curve, _] = draw(figures.rotary(run.capture, 0))
+    _, [_, curve, _] = draw(figures.rotary({"minimal": run.capture}, 0))
     [(_, _, drawn)] = lines(curve, "o")
     same(drawn, inv_freq)
 

@@ -99,7 +99,7 @@ PARITY = parity(
 
 def test_a_run_is_equal_on_every_prompt_and_as_far_off_as_its_worst():
     runs = findings.parity_by_run(PARITY)
-    assert list(runs.columns) == ["variant", "tf_version", "equal", "max_abs_diff"]
+    assert list(runs.columns) == ["variant", "tf_version", "equal", "max_abs_diff", "failed"]
     rows = {(row.tf_version, row.variant): (row.equal, str(row.max_abs_diff)) for row in runs.itertuples()}
     assert rows == {
         ("4.48.0", "original"): (True, "0.0"),
@@ -150,7 +150,7 @@ def test_a_family_counts_checkpoints_and_their_runs():
         "original 3 of 3, minimal 0 of 3, fixed 3 of 5"
     )
     runs = findings.parity_by_run(both)
-    assert list(runs.columns) == ["model", "revision", "variant", "tf_version", "equal", "max_abs_diff"]
+    assert list(runs.columns) == ["model", "revision", "variant", "tf_version", "equal", "max_abs_diff", "failed"]
     assert len(runs) == 11
 
 
@@ -358,19 +358,71 @@ def test_a_verdict_is_told_of_each_prompt():
     ]
 
 
+def test_a_run_without_numbers_failed():
+    table = frame(
+        "tf_version variant prompt positions bitwise_equal max_abs_diff",
+        ("5.9.0", "minimal", 0, 0, False, NAN), ("5.9.0", "fixed", 0, 3, False, NAN),
+    )  # fmt: skip
+    runs = findings.parity_by_run(table).set_index("variant")
+    assert runs["failed"].to_dict() == {"minimal": True, "fixed": False}
+    assert findings.parity_cell(False, NAN, failed=True) == "failed"
+    assert findings.equal_releases(table).endswith("minimal 0 of 1, fixed 0 of 1")
+
+
 def test_conditions_are_each_runs_own(tmp_path):
     other = {"dtype": "bfloat16", "device": "cuda", "attn_implementation": "eager"}
     found = findings.conditions([make_run(tmp_path), make_run(tmp_path, "5.2.0", "fixed", settings=other)])
     assert found.loc["4.48.0 original"].to_dict() == {
         "torch": "2.13.0", "tokenizers": "0.21.0", "safetensors": "0.5.0", "python": "3.11.9",
         "dtype": "float32", "device": "cpu", "attn_implementation": "sdpa", "torch threads": 2,
+        "tensors unlike the checkpoint": "0 of 74", "peak memory of the": "run",
         "seconds, import": 1.5, "seconds, the rest": 2.8, "peak memory (MiB)": 300,
     }  # fmt: skip
     assert found.loc["5.2.0 fixed", ["dtype", "device", "attn_implementation"]].to_list() == list(other.values())
     assert len(found) == 2
 
 
+# One release
+
+
+def test_what_all_variants_say_is_said_once():
+    assert findings.of_each({"original": "It leads.", "fixed": "It leads."}) == "It leads."
+    assert findings.of_each({"minimal": "It leads.", "fixed": "It trails."}) == (
+        "minimal: It leads.\nfixed: It trails."
+    )
+
+
+@pytest.mark.parametrize(("text", "shown"), [("abcdef", "abcdef"), ("abcdefg", "abc … efg")])
+def test_an_excerpt_is_the_two_ends(text, shown):
+    assert findings.excerpt(text, 6) == shown
+
+
+def test_completions_stand_side_by_side(tmp_path):
+    runs = [
+        make_run(tmp_path, "5.2.0", variant, prompts=({}, {}), completions=completions)
+        for variant, completions in (("minimal", [" a", " b"]), ("fixed", [" c", " d"]))
+    ]
+    table = findings.completions(runs)
+    assert list(table.columns) == ["prompt", "tf_version", "variant", "completion"]
+    assert table["prompt"].tolist() == [text for text in runs[0].record["prompts"] for _ in runs]
+    assert table[["tf_version", "variant", "completion"]].to_numpy().tolist() == [
+        ["5.2.0", "minimal", " a"], ["5.2.0", "fixed", " c"], ["5.2.0", "minimal", " b"], ["5.2.0", "fixed", " d"],
+    ]  # fmt: skip
+
+
 # Features
+
+
+def test_what_is_wanting_is_told_with_its_releases():
+    table = frame(
+        "tf_version variant group feature result error",
+        ("4.48.0", "fixed", "auto", "loads", "fails", "off"), ("4.49.0", "fixed", "auto", "loads", "fails", "off"),
+        ("4.50.3", "fixed", "auto", "loads", "ok", ""), ("4.51.3", "fixed", "auto", "loads", "fails", "worse"),
+        ("4.48.0", "minimal", "auto", "loads", "fails", "off"),
+    )  # fmt: skip
+    assert findings.wanting_features(table).to_numpy().tolist() == [
+        ["auto", "loads", "fails", "off", "4.48.0, 4.49.0"], ["auto", "loads", "fails", "worse", "4.51.3"],
+    ]  # fmt: skip
 
 
 def checks(*rows):

@@ -19,12 +19,13 @@ def results(tmp_path):
     ):  # fmt: skip
         (folder / run).mkdir(parents=True)
         settings = {"dtype": dtype, "device": "cpu", "attn_implementation": "sdpa"}
-        record = {"settings": settings, "versions": {"torch": "2.13.0"}}
+        record = {"variant": run.split("/")[1], "settings": settings, "versions": {"torch": "2.13.0"}}
         (folder / run / "run.json").write_text(json.dumps(record))
-        (folder / run / "infer.html").write_text("<p>")
+    (folder / "5.9.0/minimal/run.json").write_text('{"error": "It does not <load>."}')
     (folder / "5.10.4" / "fixed" / "capture.safetensors").write_bytes(bytes(3 * 2**19))
-    for release in ("5.10.4", "5.9.0"):
-        (folder / release / "compat.html").write_text("<p>")
+    (folder / "5.11.0").mkdir()
+    for page in ("4.48.0/infer", "5.10.4/infer", "5.10.4/compat", "5.9.0/evaluate", "5.11.0/compat"):
+        (folder / f"{page}.html").write_text("<p>")
     (folder / "summary.html").write_text("<p>")
     for name, size in (("parity.csv", 6000), ("compat.csv", 0), ("parity.png", 2**20 - 1), ("notes.txt", 1)):
         (folder / name).write_bytes(bytes(size))
@@ -41,9 +42,8 @@ def page(results):
 def test_every_link_leads_somewhere(results, page):
     links = [link["href"] for link in page.find_all("a")]
     assert all((results / link).is_file() for link in links)
-    assert (
-        len(links) == len(set(links)) == 17
-    )  # one report, two of features, five runs with eleven files, three tables
+    # one report, five pages, five runs with six files, three tables
+    assert len(links) == len(set(links)) == 15
     assert page.find_all("link") == page.find_all("script") == []  # and nothing is fetched
     assert sorted(path.name for path in results.iterdir() if path.suffix == ".html") == ["index.html", "summary.html"]
 
@@ -51,34 +51,32 @@ def test_every_link_leads_somewhere(results, page):
 def test_only_reports_that_are_there_are_linked(page):
     [report] = page.select(".reports a")
     assert report["href"] == "summary.html"
-    assert report.get_text() == "SummaryDoes every release compute the same? Logits, RoPE, features, and the causes."
+    assert report.get_text() == "SummaryDoes every release compute the same? Logits, RoPE, and the causes."
 
 
-def test_runs_ascend_by_number_and_then_by_variant(page):
-    rows = [[cell.get_text() for cell in row.find_all("td")][:3] for row in page.find_all("tr")[1:]]
-    assert rows == [
-        ["4.48.0", "original", "float32, cpu, sdpa, torch 2.13.0"],
-        ["4.48.0", "fixed", "float32, cpu, sdpa, torch 2.13.0"],
-        ["5.9.0", "minimal", "float32, cpu, sdpa, torch 2.13.0"],
-        ["5.9.0", "fixed", "float32, cpu, sdpa, torch 2.13.0"],
-        ["5.10.4", "fixed", "bfloat16, cpu, sdpa, torch 2.13.0"],
-    ]
+def _rows(page):
+    return [[cell.get_text().strip() for cell in row.find_all("td")] for row in page.find_all("tr")[1:]]
 
 
-def test_files_are_those_of_their_run(page):
-    last = page.find_all("tr")[-1]
-    assert [(link["href"], link.get_text()) for link in last.find_all("a")] == [
-        ("5.10.4/fixed/infer.html", "infer.html"),
-        ("5.10.4/fixed/run.json", "run.json"),
-        ("5.10.4/fixed/capture.safetensors", "capture.safetensors"),
-    ]
-    assert [size.get_text() for size in last.select(".size")] == ["1 KiB", "1 KiB", "1.5 MiB"]
+def test_releases_ascend_by_number_and_runs_by_variant(page):
+    same = "float32, cpu, sdpa, torch 2.13.0"
+    assert _rows(page) == [
+        ["4.48.0", "infer.html 1 KiB", "original", same, "run.json 1 KiB"],
+        ["fixed", same, "run.json 1 KiB"],
+        ["5.9.0", "evaluate.html 1 KiB", "minimal", "failed: It does not <load>.", "run.json 1 KiB"],
+        ["fixed", same, "run.json 1 KiB"],
+        [
+            "5.10.4", "infer.html 1 KiB, compat.html 1 KiB", "fixed", "bfloat16, cpu, sdpa, torch 2.13.0",
+            "run.json 1 KiB, capture.safetensors 1.5 MiB",
+        ],
+        ["5.11.0", "compat.html 1 KiB", ""],
+    ]  # fmt: skip
 
 
-def test_features_are_linked_release_by_release(page):
-    links = page.find("h2", string="Features, release by release").find_next("p").find_all("a")
-    assert [(link["href"], link.get_text()) for link in links] == [
-        ("5.9.0/compat.html", "5.9.0"), ("5.10.4/compat.html", "5.10.4"),
+def test_pages_are_those_of_their_release_and_files_those_of_their_run(page):
+    row = page.find("td", string="5.10.4").parent
+    assert [link["href"] for link in row.find_all("a")] == [
+        "5.10.4/infer.html", "5.10.4/compat.html", "5.10.4/fixed/run.json", "5.10.4/fixed/capture.safetensors",
     ]  # fmt: skip
 
 

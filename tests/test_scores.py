@@ -557,7 +557,7 @@ def computed(tmp_path):
 
 def evaluated(folder, runs):
     for run in runs:
-        (folder / run / "eval.json").touch()
+        (folder / run / "eval.json").write_text("{}")
 
 
 def test_evaluations_are_found_in_the_order_of_their_releases(computed):
@@ -585,14 +585,26 @@ def test_a_run_that_was_not_evaluated_is_told(computed):
 def test_an_evaluation_that_is_named_and_not_there_is_refused(computed):
     evaluated(computed, ["4.48.0/original"])
     assert refusal(scores.find_evaluations, computed, ["4.48.0/original", "5.2.0/fixed"]) == (
-        f"{computed}/5.2.0/fixed has no evaluation: run `snakemake evaluation` first."
+        f"{computed}/5.2.0/fixed has no eval.json: run `snakemake` first, which computes it."
     )
+
+
+def test_an_evaluation_that_failed_is_left_out_and_told(computed):
+    evaluated(computed, RUNS[1:])
+    (computed / "5.2.0/fixed/eval.json").write_text('{"variant": "fixed", "error": "Memory does not suffice."}')
+    names = [run for run in RUNS[1:] if run != "5.2.0/fixed"]
+    assert [run.name for run in scores.find_evaluations(computed)] == names
+    assert [run.name for run in scores.find_evaluations(computed, RUNS[1:])] == names
+    assert scores.not_evaluated(computed) == [
+        "Not evaluated: 4.9.0/original.",
+        "The evaluation of 5.2.0/fixed failed: Memory does not suffice.",
+    ]
 
 
 @pytest.mark.parametrize("runs", [None, []])
 def test_without_evaluations_the_report_says_what_to_do(computed, runs):
     assert refusal(scores.find_evaluations, computed, runs) == (
-        f"{computed} has no evaluation: run `snakemake evaluation` first."
+        f"{computed} has no evaluation: run `snakemake evaluation`. Not evaluated: {', '.join(RUNS)}."
     )
 
 
@@ -609,7 +621,7 @@ def report(folder):
     """Run the report's notebook on a folder of evaluations and return the finished process."""
     papermill = Path(sys.executable).with_name("papermill")
     return subprocess.run(
-        [papermill, "notebooks/evaluation_report.ipynb", folder / "evaluation.ipynb", "-p", "output_dir", folder],
+        [papermill, "notebooks/evaluation.ipynb", folder / "evaluation.ipynb", "-p", "output_dir", folder],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -634,7 +646,7 @@ def test_the_report_says_what_the_tables_say(reference, tmp_path):
     write(tmp_path, "5.10.0/fixed", batch_size=4)
     write(tmp_path, "5.2.0/minimal", **MINIMAL, dtype="bfloat16")
     (tmp_path / "5.2.0" / "fixed").mkdir()
-    (tmp_path / "5.2.0" / "fixed" / "run.json").touch()
+    (tmp_path / "5.2.0" / "fixed" / "run.json").write_text("{}")
     done = report(tmp_path)
     assert done.returncode == 0, done.stderr
     [verdict] = outputs(tmp_path, "sentences = ")
@@ -651,7 +663,7 @@ def test_the_report_says_what_the_tables_say(reference, tmp_path):
     ]
     equal, dtype, size = "equal, bit for bit", "dtype bfloat16 instead of float32", "batch_size 4 instead of 8"
     recall, facts = ["recall", "nats per token", "3"], ["facts", "accuracy", "5"]
-    assert displayed_table(tmp_path, "shown = ") == [
+    assert displayed_table(tmp_path, "scores.readable") == [
         ["tf_version", "variant", "task", "metric", "items", "score", "against", "settings"],
         ["4.48.0", "original", *facts, "0.8000 ± 0.2000", equal, ""],
         ["4.48.0", "original", *recall, "1.1667 ± 0.4410", equal, ""],
@@ -671,14 +683,14 @@ def test_the_report_says_what_the_tables_say(reference, tmp_path):
         ["facts", "2", "… Question 2?", "a", "a", "b", "5.2.0", "minimal"],
     ]
     assert displayed_table(tmp_path, "scores.published()")[1] == ["arc_challenge", "0.485", "0.513"]
-    settings = displayed_table(tmp_path, "pd.DataFrame({run.name")
+    settings = displayed_table(tmp_path, "scores.conditions")
     assert [row[:2] for row in settings] == [
         ["", "dtype"],
         ["4.48.0/original", "float32"],
         ["5.2.0/minimal", "bfloat16"],
         ["5.10.0/fixed", "float32"],
     ]
-    figures = [output for cell in ("figure = ", "first = ", "for task in") for output in outputs(tmp_path, cell)]
+    figures = [output for cell in ("figure = ", "pairs = ", "tokens = ") for output in outputs(tmp_path, cell)]
     assert [list(figure) for figure in figures] == [["image/png", "text/plain"]] * 3
     table = pd.read_csv(tmp_path / "evaluation.csv", dtype={"tf_version": str, "changed": "Int64"})
     assert table["score"].tolist() == pytest.approx([0.8, 3.5 / 3, 0.4, 2, 0.8, 3.5 / 3])
