@@ -40,6 +40,12 @@ def checked_releases(wildcards):
     return runs.ascending([*RELEASES, *every, *done])
 
 
+def compiled(wildcards):
+    """Whether checks that take the compiler are made: for `snakemake compat`, and wherever they were made before."""
+    done = f"outputs/{wildcards.model}/{wildcards.tf_version}/compat.json"
+    return "compat" in workflow.dag_settings.targets or (exists(done) and json.load(open(done))["compiled"])
+
+
 def pages(wildcards):
     """The notebooks of a model's runs, as they become pages: those of each release, one kind after the other."""
     kinds = {"infer": RELEASES, "evaluate": RELEASES}
@@ -268,7 +274,7 @@ rule check_compat:
         notebook=f"{OUT}/{{tf_version}}/compat.ipynb",
         results=f"{OUT}/{{tf_version}}/compat.json",
     params:
-        parameters(**THIS_MODEL),
+        parameters(**THIS_MODEL, compiled=compiled),
     resources:
         mem_mb=memory(3000, 20),
     shell:

@@ -31,12 +31,12 @@ class Folder:
         yield
 
 
-def feature(name: str, group: str = "group", basic: bool = False) -> compat.Feature:
+def feature(name: str, group: str = "group", basic: bool = False, compiled: bool = False) -> compat.Feature:
     def check(case):
         if name in case.lacks:
             raise case.lacks[name]
 
-    return compat.Feature(group, name, basic, check)
+    return compat.Feature(group, name, basic, compiled, check)
 
 
 def judged(case: Folder, **judges: Folder) -> compat.Result:
@@ -102,7 +102,7 @@ def test_a_user_who_interrupts_is_no_result():
 
 
 def test_the_seconds_are_those_of_the_check():
-    [result] = compat.judge([compat.Feature("group", "x", False, lambda case: time.sleep(0.034))], Folder(), dict)
+    [result] = compat.judge([compat.Feature("group", "x", False, False, lambda case: time.sleep(0.034))], Folder(), dict)
     assert 0.03 <= result.seconds < 60
     assert result.seconds == round(result.seconds, 2)
 
@@ -141,8 +141,8 @@ def test_a_check_registers_under_the_name_of_its_module():
         def other(case): ...
 
         assert compat._FEATURES[len(before) :] == [
-            compat.Feature("test_compat", "a name", False, check),
-            compat.Feature("test_compat", "basics", True, other),
+            compat.Feature("test_compat", "a name", False, False, check),
+            compat.Feature("test_compat", "basics", True, False, other),
         ]
     finally:
         compat._FEATURES[:] = before
@@ -546,7 +546,7 @@ def drawn(case): expect_equal(torch.rand(1).item(), torch.manual_seed(0) and tor
 with surroundings():
     case = Case(Path(folder), Path(work) / "model")
     checks = [native_only, breaks, unharmed, littered, tidy, drawn]
-    features = [compat.Feature("made up", check.__name__, False, check) for check in checks]
+    features = [compat.Feature("made up", check.__name__, False, False, check) for check in checks]
     rows = compat.judge(features, case, lambda: native.cases(Path(work)))
     found["judged"] = {row.feature: [row.result, row.error] for row in rows}
     slow = {"training: torch.compile, inductor", "attention: flex attention"}

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from tqdm import tqdm
@@ -40,6 +40,7 @@ class Feature:
     group: str
     name: str
     basic: bool  # also asked of a folder that is only meant to load
+    compiled: bool  # takes the compiler, and with it some ten seconds
     check: Callable[[Case], None]
 
     @property
@@ -62,11 +63,13 @@ class Result:
 _FEATURES: list[Feature] = []
 
 
-def feature(name: str, basic: bool = False) -> Callable[[Callable[[Case], None]], Callable[[Case], None]]:
+def feature(
+    name: str, basic: bool = False, compiled: bool = False
+) -> Callable[[Callable[[Case], None]], Callable[[Case], None]]:
     """Register the function below as the check of a feature; its group is what its module is called."""
 
     def register(check: Callable[[Case], None]) -> Callable[[Case], None]:
-        _FEATURES.append(Feature(check.__module__.rpartition(".")[2], name, basic, check))
+        _FEATURES.append(Feature(check.__module__.rpartition(".")[2], name, basic, compiled, check))
         return check
 
     return register
@@ -80,7 +83,11 @@ def all_features() -> list[Feature]:
 
 
 def check(
-    folder: Path | str, reference: Path | str, basic: bool = False, features: list[str] | None = None
+    folder: Path | str,
+    reference: Path | str,
+    basic: bool = False,
+    features: list[str] | None = None,
+    compiled: bool = True,
 ) -> list[Result]:
     """Check every feature of a model folder on this release, or only some.
 
@@ -89,6 +96,7 @@ def check(
         reference: what `opensci_lib.compat.reference` wrote for this model under 4.48.0.
         basic: only whether it loads and computes right.
         features: only these, each as "group: name".
+        compiled: also those that take the compiler.
 
     Raises:
         OpensciError: when there is no feature of a name.
@@ -97,13 +105,15 @@ def check(
     from opensci_lib.compat import native
     from opensci_lib.compat.case import Case, surroundings
 
-    chosen = choose(all_features(), basic, features)
+    chosen = choose(all_features(), basic, features, compiled)
     with tempfile.TemporaryDirectory(prefix="opensci-") as work, surroundings():
         case = Case(Path(folder), Path(work) / "model", reference=Path(reference))
         return judge(chosen, case, lambda: native.cases(Path(work)))
 
 
-def choose(known: list[Feature], basic: bool = False, names: list[str] | None = None) -> list[Feature]:
+def choose(
+    known: list[Feature], basic: bool = False, names: list[str] | None = None, compiled: bool = True
+) -> list[Feature]:
     """Return the features asked for, in the order in which they are known.
 
     Raises:
@@ -115,7 +125,11 @@ def choose(known: list[Feature], basic: bool = False, names: list[str] | None = 
             f"There is no feature {', '.join(map(repr, sorted(unknown)))}: see docs/compat.csv for all."
         )
     return [
-        feature for feature in known if (feature.basic or not basic) and (names is None or feature.title in names)
+        feature
+        for feature in known
+        if (feature.basic or not basic)
+        and (compiled or not feature.compiled)
+        and (names is None or feature.title in names)
     ]
 
 
@@ -142,14 +156,16 @@ def judge(features: list[Feature], case: Case, judges: Callable[[], dict[str, Ca
     return results
 
 
-def save(results: dict[str, list[Result]], path: Path | str) -> None:
-    """Write {variant: results} with this release and the time taken as `compat.json`."""
+def save(results: dict[str, list[Result]], path: Path | str, **settings: Any) -> None:
+    """Write {variant: results} with this release, the time taken and `settings` as `compat.json`."""
     from importlib.metadata import version
 
     from opensci_lib.model_folder import write_json
 
     rows = [{"variant": variant, **asdict(result)} for variant, checked in results.items() for result in checked]
-    write_json(Path(path), {"tf_version": version("transformers"), "torch": version("torch"), "results": rows})
+    write_json(
+        Path(path), {"tf_version": version("transformers"), "torch": version("torch"), **settings, "results": rows}
+    )
 
 
 def gather(paths: list[Path]) -> pd.DataFrame:

@@ -45,7 +45,7 @@ def switch(case: Case) -> None:
     expect_equal(logits(model, ids), logits(case.load(attn_implementation="eager"), ids), "logits")
 
 
-@feature("flex attention")
+@feature("flex attention", compiled=True)
 def flex(case: Case) -> None:
     shallow = case.edited(num_hidden_layers=1)  # it is compiled
     model = shallow.load(attn_implementation="flex_attention")

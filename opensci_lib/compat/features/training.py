@@ -126,7 +126,7 @@ def compile_eager(case: Case) -> None:
     expect_equal(compiled, logits(case.model, case.ids[1]), "logits")
 
 
-@feature("torch.compile, inductor")
+@feature("torch.compile, inductor", compiled=True)
 def compile_inductor(case: Case) -> None:
     model = case.random(num_hidden_layers=1)  # the compiler writes each layer out
     expect_close(_compiled(model, case.ids[1], "inductor"), logits(model, case.ids[1]), "logits", 1e-3)
