@@ -16,8 +16,7 @@ from click.testing import CliRunner
 from opensci_lib import hotfix as hotfix_module
 from opensci_lib.cli import main
 from opensci_lib.errors import OpensciError
-from opensci_lib.hotfix import hotfix
-from opensci_lib.hotfix.rule import all_rules
+from opensci_lib.hotfix import all_rules, hotfix
 from opensci_lib.model_folder import check_model_folder
 from tests.hotfix.folder import MODELING, make_folder
 

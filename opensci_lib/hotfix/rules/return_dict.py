@@ -4,26 +4,44 @@ From 5.13 at the latest the second logs a warning, which `torch.compile(fullgrap
 Until 4.57 it also meant that TorchScript wants tuples.
 """
 
-import libcst as cst
-import libcst.matchers as m
+import ast
+from collections.abc import Iterator
 
+from opensci_lib.hotfix.edit import Edit
 from opensci_lib.hotfix.rule import Rule, Sources
-from opensci_lib.hotfix.tree import replace
+from opensci_lib.hotfix.source import Function, Source, dotted
 
-_CONFIG = m.Name("config") | m.Attribute(attr=m.Name("config"))
-_USE = m.Attribute(value=_CONFIG, attr=m.Name("use_return_dict"))
+_NAME = "use_return_dict"
+_VALUE = '{config}.return_dict and not getattr({config}, "torchscript", False)'
 
 
-def rewrite(sources: Sources) -> cst.Module | None:
+def edits(sources: Sources) -> Iterator[Edit]:
     """Write out what the property computes."""
-    tree = sources.modeling
-    changes: dict = {}
-    for use in tree.find(_USE):
-        config = tree.code(use.value)
-        changes[use] = cst.parse_expression(
-            f'({config}.return_dict and not getattr({config}, "torchscript", False))', tree.module.config_for_parsing
-        )
-    return replace(tree.module, changes) if changes else None
+    source = sources.modeling
+    for use in source.find(ast.Attribute):
+        if use.attr == _NAME and dotted(use.value).rpartition(".")[2] == "config":
+            yield from _written_out(source, use)
+
+
+def _written_out(source: Source, use: ast.Attribute) -> Iterator[Edit]:
+    """Compute it on a line above where that is the same, or else in place."""
+    config = source.before_dot(use)
+    value = _VALUE.format(config=config)
+    line = source.enclosing(use, ast.stmt)
+    if line is not None and _is_same_above(source, use, line, config):
+        yield source.before(line, f"{_NAME} = {value}")
+        yield source.replaced(use, _NAME)
+    else:
+        yield source.replaced(use, f"({value})")
+
+
+def _is_same_above(source: Source, use: ast.Attribute, line: ast.stmt, config: str) -> bool:
+    """Say whether a name can hold the value: free, in a function, and whatever is asked first on the line."""
+    block = next(source.parents(line))
+    if not isinstance(line, ast.Assign | ast.AnnAssign | ast.Return | ast.Expr) or not isinstance(block, Function):
+        return False
+    names = [node.id for node in source.find(ast.Name, within=block)]
+    return _NAME not in names and source.code(line).count(config) == 1
 
 
 RULE = Rule(
@@ -37,5 +55,5 @@ RULE = Rule(
         '(self.config.return_dict and not getattr(self.config, "torchscript", False))\n'
     ),
     trf=(),
-    rewrite=rewrite,
+    edits=edits,
 )
