@@ -5,13 +5,15 @@ from __future__ import annotations
 import ast
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import TypeVar
 
 from opensci_lib.hotfix.edit import Edit, Move
 
-Node = TypeVar("Node", bound=ast.AST)
+#: The nodes that stand somewhere.
+Placed = ast.expr | ast.stmt | ast.arg | ast.keyword | ast.alias
+Node = TypeVar("Node", bound=Placed)
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -27,7 +29,7 @@ _COMMENT = re.compile(r"[ \t]*#[^\r\n]*")
 class UnrecognisedError(Exception):
     """A rule sees its symptom at `node` in a form that it can't rewrite."""
 
-    def __init__(self, node: ast.AST, what: str):
+    def __init__(self, node: Placed, what: str):
         self.node, self.what = node, what
 
 
@@ -79,11 +81,6 @@ def is_docstring(statement: ast.stmt) -> bool:
     return isinstance(statement.value.value, str)
 
 
-def is_text(node: ast.AST | None) -> bool:
-    """Say whether a node is a string."""
-    return isinstance(node, ast.Constant) and isinstance(node.value, str)
-
-
 class Source:
     """A file's text with its syntax tree. Places are counted in characters from the start of the text."""
 
@@ -101,13 +98,13 @@ class Source:
 
     # Where things are
 
-    def start(self, node: ast.AST) -> int:
+    def start(self, node: Placed) -> int:
         """Return where a node starts, without the parentheses around it."""
-        return self._place(node.lineno, node.col_offset)  # ty: ignore[unresolved-attribute]
+        return self._place(node.lineno, node.col_offset)
 
-    def end(self, node: ast.AST) -> int:
+    def end(self, node: Placed) -> int:
         """Return where a node ends, without the parentheses around it."""
-        return self._place(node.end_lineno, node.end_col_offset)  # ty: ignore[unresolved-attribute]
+        return self._place(node.end_lineno or node.lineno, node.end_col_offset or node.col_offset)
 
     def _place(self, line: int, column: int) -> int:
         start = self._starts[line - 1]
@@ -115,11 +112,11 @@ class Source:
         # columns are counted in bytes of UTF-8
         return start + (column if text.isascii() else len(text.encode()[:column].decode()))
 
-    def column(self, node: ast.AST) -> int:
+    def column(self, node: Placed) -> int:
         """Return how many characters stand before a node on its line."""
         return self.start(node) - self._line_start(self.start(node))
 
-    def code(self, node: ast.AST) -> str:
+    def code(self, node: Placed) -> str:
         """Return a node as it is written."""
         return self.text[self.start(node) : self.end(node)]
 
@@ -273,7 +270,7 @@ class Source:
         """Insert lines at the end of a class, after a blank one."""
         return self.after(owner.body[-1], f"\n{text}")
 
-    def replaced(self, node: ast.AST, text: str) -> Edit:
+    def replaced(self, node: Placed, text: str) -> Edit:
         """Write something else in the place of a node."""
         if self.enclosing(node, ast.JoinedStr):
             raise UnrecognisedError(node, "it stands in an f-string")
@@ -292,8 +289,8 @@ class Source:
         inside = {
             line
             for node in walk(statement)
-            if isinstance(node, ast.JoinedStr) or is_text(node)
-            for line in range(node.lineno + 1, node.end_lineno + 1)  # ty: ignore[unresolved-attribute]
+            if isinstance(node, ast.JoinedStr | ast.Constant)
+            for line in range(node.lineno + 1, (node.end_lineno or 0) + 1)
         }
         text = self.fitted(opening, self.indent(statement))
         for line in range(statement.lineno, (statement.end_lineno or statement.lineno) + 1):
@@ -330,7 +327,7 @@ class Source:
         given = dict(zip(reversed(names), reversed(function.args.defaults), strict=False))
         return given.get(name)
 
-    def appended(self, items: list[ast.AST], text: str) -> Iterator[Edit]:
+    def appended(self, items: Sequence[Placed], text: str) -> Iterator[Edit]:
         """Add an item to a list whose items start and end as the nodes do: on a line of its own if the others are."""
         end = self.end(items[-1])
         comma = _COMMA.match(self.text, end)

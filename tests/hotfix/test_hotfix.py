@@ -6,17 +6,17 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
-import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from opensci_lib import hotfix as hotfix_module
 from opensci_lib.cli import main
 from opensci_lib.errors import OpensciError
 from opensci_lib.hotfix import all_rules, hotfix
+from opensci_lib.hotfix.edit import Edit
+from opensci_lib.hotfix.rules import RULES
 from opensci_lib.model_folder import check_model_folder
 from tests.hotfix.folder import MODELING, make_folder
 
@@ -266,42 +266,28 @@ def test_weights_of_equal_size_and_time_are_taken_for_the_same(source):
     assert not hotfix(source, rules=FEW).written
 
 
-_CHANGED_CODE = """
-import sys
-from pathlib import Path
-import opensci_lib
-from opensci_lib.hotfix import hotfix
-
-package, source = Path("opensci_lib").absolute(), sys.argv[1]
-assert Path(opensci_lib.__file__).parent == package
-
-
-def written():
-    return hotfix(source, rules=["auto-model", "tied-keys"]).written
+def test_a_folder_is_made_again_where_the_rules_make_another_of_it(source, monkeypatch):
+    hotfix(source, rules=FEW)
+    rules = [
+        replace(rule, edits=lambda sources: [Edit(0, 0, "# new\n")]) if rule.id == "tied-keys" else rule
+        for rule in RULES
+    ]
+    monkeypatch.setattr("opensci_lib.hotfix.rewriting.RULES", rules)
+    assert [hotfix(source, rules=FEW).written for _ in range(2)] == [True, False]
 
 
-found = [written(), written()]
-for module in ("rules/tied_keys.py", "__init__.py", "tree.py", "rule.py"):
-    with (package / "hotfix" / module).open("a") as file:
-        file.write("# mended\\n")
-    found += [written(), written()]
-(package / "hotfix" / "rules" / "new.py").touch()
-print([*found, written()])
-"""
-
-
-def test_a_folder_that_older_rules_made_is_made_again(source, tmp_path):
-    """On a copy of the package, of which a rule is mended."""
-    package = Path(hotfix_module.__file__).parents[1]
-    shutil.copytree(package, tmp_path / "copy" / "opensci_lib", ignore=shutil.ignore_patterns("__pycache__"))
-    ran = subprocess.run(
-        [sys.executable, "-c", _CHANGED_CODE, source],
-        cwd=tmp_path / "copy",
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert ran.stdout.strip() == str([True, False] * 5 + [True])
+def test_the_record_tells_of_contents_alone(source, tmp_path, monkeypatch):
+    """Another version whose rules make the same of the folder leaves it; another notice in the code is another one."""
+    json_only = ["auto-model"]
+    fixed = Path(hotfix(source, rules=json_only).dst_dir)
+    code = Path(hotfix(source, tmp_path / "code", rules=FEW).dst_dir)
+    before = contents(fixed)
+    assert json.loads(before["hotfix.json"]).keys() == {"tool", "rules", "sources", "applied", "changed"}
+    for module in ("opensci_lib.hotfix", "opensci_lib.hotfix.rewriting"):
+        monkeypatch.setattr(f"{module}.version", lambda _: "9.9")
+    assert not hotfix(source, rules=json_only).written
+    assert contents(fixed) == before
+    assert hotfix(source, code, rules=FEW).written
 
 
 def test_windows_line_ends_stay(source):

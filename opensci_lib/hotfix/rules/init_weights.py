@@ -55,11 +55,11 @@ def _initialised(source: Source, call: ast.Call, function: ast.Attribute) -> Edi
     if isinstance(written, ast.Call):
         raise UnrecognisedError(call, "the write is part of a larger expression")
     if not isinstance(written, ast.Subscript):
-        weight = source.before_dot(written) if _is_data(written) else source.before_dot(function)
+        weight = _without_data(source, written) or source.before_dot(function)
         return source.replaced(call, f"{init}({weight}{given})")
     # A slice loses the mark of a loaded weight, so the mark is looked for on the whole.
     whole = written.value
-    weight = source.before_dot(whole) if _is_data(whole) else source.code(whole)
+    weight = _without_data(source, whole) or source.code(whole)
     part = weight + source.code(written)[source.end(whole) - source.start(written) :].lstrip(" )")
     line = source.enclosing(call, ast.stmt)
     if not isinstance(line, ast.Expr) or line.value is not call:
@@ -72,15 +72,16 @@ def _initialised(source: Source, call: ast.Call, function: ast.Attribute) -> Edi
     return source.replaced(call, source.fitted(guarded, source.indent(line)).strip())
 
 
-def _is_data(node: ast.expr) -> bool:
-    return isinstance(node, ast.Attribute) and node.attr == "data"
+def _without_data(source: Source, node: ast.expr) -> str | None:
+    """Return what `.data` is taken from, or None where it is not."""
+    return source.before_dot(node) if isinstance(node, ast.Attribute) and node.attr == "data" else None
 
 
 def _is_init(source: Source, call: ast.Call) -> bool:
     return any(name.startswith("torch.nn.init.") for name in source.names(call.func))
 
 
-def _init_module(source: Source, node: ast.AST) -> str:
+def _init_module(source: Source, node: ast.Call) -> str:
     """Return how the file calls `torch.nn.init`."""
     for module, rest in (("torch.nn", ".init"), ("torch", ".nn.init")):
         if name := source.name_of(module):

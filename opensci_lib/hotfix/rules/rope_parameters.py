@@ -23,7 +23,9 @@ def edits(sources: Sources) -> Iterator[Edit]:
         return
     for owner in source.classes.values():
         initializer = method(owner, "__init__")
-        for line in source.find(ast.Assign, within=initializer) if initializer else []:
+        if initializer is None:
+            continue
+        for line in source.find(ast.Assign, within=initializer):
             if [dotted(target) for target in line.targets] == ["self.rope_scaling"] and not _is_guarded(source, line):
                 yield from source.deeper(line, _set(initializer, source.code(line.value)))
     for use in source.find(ast.Name, ast.Attribute):

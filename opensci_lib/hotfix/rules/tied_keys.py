@@ -29,15 +29,10 @@ def edits(sources: Sources) -> Iterator[Edit]:
     source = sources.modeling
     for owner in source.classes.values():
         for line in owner.body:
-            targets = (
-                line.targets
-                if isinstance(line, ast.Assign)
-                else [line.target]
-                if isinstance(line, ast.AnnAssign)
-                else []
-            )
-            if [dotted(target) for target in targets] == [_KEYS] and line.value is not None:
-                yield from _with_sources(source, owner, line.value)
+            match line:
+                case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
+                    if name == _KEYS and line.value is not None:
+                        yield from _with_sources(source, owner, line.value)
 
 
 def _with_sources(source: Source, owner: ast.ClassDef, value: ast.expr) -> Iterator[Edit]:
