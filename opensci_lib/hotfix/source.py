@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import warnings
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import TypeVar
@@ -169,9 +170,9 @@ class Source:
     def names(self, node: ast.AST) -> set[str]:
         """Return the full names of what is written: `tu.LossKwargs` may be "transformers.utils.LossKwargs"."""
         root, dot, rest = dotted(node).partition(".")
-        if not root or any(_takes(parent, root) for parent in self.parents(node)):
-            return set()
         known = self._imported.get(root, set()) | ({root} if root in self.classes else set())
+        if known and any(_takes(parent, root) for parent in self.parents(node)):
+            return set()
         return {name + dot + rest for name in known}
 
     def name_of(self, module: str) -> str | None:
@@ -200,7 +201,7 @@ class Source:
         return "    "
 
     def _line_start(self, place: int) -> int:
-        return max(self.text.rfind("\n", 0, place), self.text.rfind("\r", 0, place)) + 1
+        return self._starts[bisect_right(self._starts, place) - 1]
 
     def _margin(self, place: int) -> str:
         """Return the space from the line's start to a place, or "" where something else stands there too."""
@@ -224,6 +225,13 @@ class Source:
         """Return the span of a statement's lines, or raise UnrecognisedError if it shares them with another one."""
         self.indent(statement)
         return self._line_start(self._first(statement)), self._below(statement)
+
+    def is_alone(self, statement: ast.stmt) -> bool:
+        """Say whether a statement shares its lines with no other one."""
+        try:
+            return bool(self.alone(statement))
+        except UnrecognisedError:
+            return False
 
     def _below(self, statement: ast.stmt) -> int:
         rest = _REST.match(self.text, self.end(statement))
@@ -255,14 +263,14 @@ class Source:
 
     def first_in(self, block: Function | ast.ClassDef, text: str) -> Edit:
         """Insert lines before the statements of a block and the comment above them, but below its docstring."""
-        first, *others = block.body
+        first, top = block.body[0], self.start(block)
         if is_docstring(first):
-            if not others:
+            if len(block.body) == 1:
                 return self.after(first, text)
-            first = others[0]
+            first, top = block.body[1], self._below(first)
         edit = self.before(first, text)
         place = edit.start
-        while self.text[(above := self._line_start(place - 1)) : place].lstrip().startswith("#"):
+        while place > top and self.text[(above := self._line_start(place - 1)) : place].lstrip().startswith("#"):
             place = above
         return Edit(place, place, edit.text)
 
@@ -338,7 +346,7 @@ class Source:
             yield Edit(place, place, f"{margin}{text},{self.newline}" if place > comma.end() else f" {text},")
         elif comma:
             yield Edit(comma.end(), comma.end(), f" {text},")
-        elif (margin := self._margin(self.start(items[0]))) and self._width(end) + len(text) + 2 > WIDTH:
+        elif (margin := self._margin(self.start(items[0]))) and self.is_too_wide(items[-1], f", {text}"):
             for item in items[:-1]:
                 comma = _COMMA.match(self.text, self.end(item))
                 start = comma.end() if comma else self.end(item)
@@ -348,10 +356,11 @@ class Source:
         else:
             yield Edit(end, end, f", {text}")
 
-    def _width(self, place: int) -> int:
-        """Return the length of the line that a place is on, to its end."""
-        found = _NEWLINE.search(self.text, place)
-        return (found.start() if found else len(self.text)) - self._line_start(place)
+    def is_too_wide(self, node: Placed, added: str) -> bool:
+        """Say whether a line on which a node ends gets too long where something is added to it."""
+        found = _NEWLINE.search(self.text, self.end(node))
+        end = found.start() if found else len(self.text)
+        return end - self._line_start(self.end(node)) + len(added) > WIDTH
 
     # Imports
 

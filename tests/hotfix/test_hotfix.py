@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -277,7 +279,7 @@ def test_a_folder_is_made_again_where_the_rules_make_another_of_it(source, monke
 
 
 def test_the_record_tells_of_contents_alone(source, tmp_path, monkeypatch):
-    """Another version whose rules make the same of the folder leaves it; another notice in the code is another one."""
+    """A version whose rules make the same of the folder leaves it; with another notice in the code it is another."""
     json_only = ["auto-model"]
     fixed = Path(hotfix(source, rules=json_only).dst_dir)
     code = Path(hotfix(source, tmp_path / "code", rules=FEW).dst_dir)
@@ -290,10 +292,87 @@ def test_the_record_tells_of_contents_alone(source, tmp_path, monkeypatch):
     assert hotfix(source, code, rules=FEW).written
 
 
-def test_windows_line_ends_stay(source):
-    (source / "modeling_tiny.py").write_bytes(MODELING.replace("\n", "\r\n").encode())
-    code = (Path(hotfix(source).dst_dir) / "modeling_tiny.py").read_bytes()
-    assert code.count(b"\n") == code.count(b"\r\n")
+def code_of(source: Path, text: str) -> str:
+    (source / "modeling_tiny.py").write_bytes(text.encode())
+    return (Path(hotfix(source).dst_dir) / "modeling_tiny.py").read_bytes().decode()
+
+
+def lines_of(text: str) -> list[str]:
+    """Return a file's lines without the notice of change, which names the digest of its source."""
+    return [line for line in text.splitlines() if not line.startswith("# The source's sha256")]
+
+
+@pytest.mark.parametrize(
+    ("there", "back"),
+    [
+        (lambda text: text.replace("\n", "\r\n"), lambda text: text.replace("\r\n", "\n")),
+        (lambda text: "\ufeff" + text, lambda text: text.removeprefix("\ufeff")),
+        (lambda text: text.replace("    ", "\t"), lambda text: text.replace("\t", "    ")),
+        (lambda text: text.removesuffix("\n"), lambda text: text + "\n"),
+    ],
+)
+def test_the_looks_of_a_file_stay(source, tmp_path, there, back):
+    plain = code_of(make_folder(tmp_path / "plain" / "tiny"), MODELING)
+    looks = code_of(source, there(MODELING))
+    assert lines_of(back(looks)) == lines_of(plain)
+    assert looks == there(back(looks))
+
+
+def test_code_is_laid_out_as_a_linter_wants_it(source):
+    """What the source keeps to, its rewriting keeps to; and no line gets longer than 119 characters."""
+    names = ["modeling_tiny.py", "configuration_tiny.py"]
+    fixed = Path(hotfix(source).dst_dir)
+    for command in (["check", "--select=E402,E5,I,W"], ["format", "--check"]):
+        options = [*command, "--no-cache", "--isolated", "--line-length=119"]
+        for file in [folder / name for folder in (source, fixed) for name in names]:
+            ran = subprocess.run(
+                [sys.executable, "-m", "ruff", *options, file], capture_output=True, text=True, check=False
+            )
+            assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_settings_keep_their_layout(source):
+    text = json.dumps({**json.loads((source / "config.json").read_text()), "tiny": 1e-5}, indent=3)
+    text = text.replace("1e-05", "1.0E-5").replace("\n}", "\n  }")
+    (source / "config.json").write_text(text)
+    diff = hotfix(source, rules=["auto-model"], dry_run=True).diff.splitlines()
+    assert [line for line in diff[2:] if line[0] in "-+"] == [
+        '-      "AutoModel": "modeling_tiny.TinyPreTrainedModel",',
+        '+      "AutoModel": "modeling_tiny.TinyModel",',
+    ]
+
+
+@pytest.mark.parametrize(
+    "nested",
+    [
+        "x = " + "(" * 3000 + ")" * 3000,
+        "x = a" + ".b" * 20_000,
+        "x = " + "+".join(["1"] * 20_000),
+        "x = " + "-" * 50_000 + "1",
+        "x = '\0'",
+    ],
+    ids=["parentheses", "attributes", "sum", "signs", "zero"],
+)
+def test_code_that_cannot_be_parsed_is_refused_in_a_sentence(source, nested):
+    replace_code(source, f"{MODELING}\n{nested}\n")
+    check_refused(source, "modeling_tiny.py", "download the model again")
+
+
+def with_edits(monkeypatch, *edits: Edit) -> None:
+    """Let the first rules for code ask for these edits alone."""
+    rules = [rule for rule in RULES if rule.target == "modeling"]
+    changed = [replace(rule, edits=lambda _, edit=edit: [edit]) for rule, edit in zip(rules, edits, strict=False)]
+    monkeypatch.setattr("opensci_lib.hotfix.rewriting.RULES", changed)
+
+
+def test_a_rule_that_would_leave_no_python_is_named(source, monkeypatch):
+    with_edits(monkeypatch, Edit(0, 0, "("))
+    check_refused(source, "modeling_tiny.py", "attention-switch", "--rules")
+
+
+def test_rules_for_one_place_are_named(source, monkeypatch):
+    with_edits(monkeypatch, Edit(0, 3, ""), Edit(2, 4, ""))
+    check_refused(source, "Rules attention-switch and cache-length", "modeling_tiny.py (line 1)")
 
 
 def test_a_destination_of_others_is_refused(source, tmp_path):

@@ -34,8 +34,13 @@ def edits(sources: Sources) -> Iterator[Edit]:
             raise UnrecognisedError(call, "layers are checkpointed on another condition than in transformers 4.48")
         if len(test.values) != 2 or {dotted(value) for value in test.values} != _CONDITION:
             raise UnrecognisedError(call, "layers are checkpointed on another condition than in transformers 4.48")
-        asked = f' and not hasattr({_layer(source, call, branch)}, "gradient_checkpointing")'
-        yield Edit(source.end(test), source.end(test), asked)
+        asked = f'and not hasattr({_layer(source, call, branch)}, "gradient_checkpointing")'
+        if source.is_too_wide(test, f" {asked}"):
+            first, second = map(source.code, test.values)
+            lines = source.fitted(f"    {first}\n    and {second}\n    {asked}\n)", source.indent(branch))
+            yield source.replaced(test, f"({source.newline}{lines.rstrip()}")
+        else:
+            yield Edit(source.end(test), source.end(test), f" {asked}")
         base = _base(source, call)
         bases[source.start(base)] = base
     for base in bases.values():

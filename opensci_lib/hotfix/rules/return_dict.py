@@ -9,9 +9,11 @@ from collections.abc import Iterator
 
 from opensci_lib.hotfix.edit import Edit
 from opensci_lib.hotfix.rule import Rule, Sources
-from opensci_lib.hotfix.source import Function, Source, dotted
+from opensci_lib.hotfix.source import FUNCTIONS, Function, Source, dotted
 
 _NAME = "use_return_dict"
+_SIMPLE = (ast.Assign, ast.AnnAssign, ast.Return, ast.Expr)
+_SCOPES = (*FUNCTIONS, ast.ClassDef, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 _VALUE = '{config}.return_dict and not getattr({config}, "torchscript", False)'
 
 
@@ -25,23 +27,25 @@ def edits(sources: Sources) -> Iterator[Edit]:
 
 def _written_out(source: Source, use: ast.Attribute) -> Iterator[Edit]:
     """Compute it on a line above where that is the same, or else in place."""
-    config = source.before_dot(use)
+    config, line = source.before_dot(use), source.enclosing(use, ast.stmt)
     value = _VALUE.format(config=config)
-    line = source.enclosing(use, ast.stmt)
-    if line is not None and _is_same_above(source, use, line, config):
+    if isinstance(line, _SIMPLE) and _may_be_above(source, use, line, config):
         yield source.before(line, f"{_NAME} = {value}")
         yield source.replaced(use, _NAME)
     else:
         yield source.replaced(use, f"({value})")
 
 
-def _is_same_above(source: Source, use: ast.Attribute, line: ast.stmt, config: str) -> bool:
-    """Say whether a name can hold the value: free, in a function, and whatever is asked first on the line."""
-    block = next(source.parents(line))
-    if not isinstance(line, ast.Assign | ast.AnnAssign | ast.Return | ast.Expr) or not isinstance(block, Function):
-        return False
-    names = [node.id for node in source.find(ast.Name, within=block)]
-    return _NAME not in names and source.code(line).count(config) == 1
+def _may_be_above(source: Source, use: ast.Attribute, line: ast.stmt, config: str) -> bool:
+    """Say whether the name is free, and the value the same whatever else the line computes."""
+    scope = source.enclosing(use, *_SCOPES) or source.tree
+    names = {node.id for node in source.find(ast.Name, within=scope)}
+    return (
+        isinstance(scope, ast.Module | Function)
+        and source.is_alone(line)
+        and _NAME not in names
+        and source.code(line).count(config) == 1  # the line asks nothing else of it first
+    )
 
 
 RULE = Rule(
@@ -51,8 +55,8 @@ RULE = Rule(
     cause="config.use_return_dict logs a warning of deprecation, which also breaks torch.compile(fullgraph=True).",
     before="return_dict = return_dict if return_dict is not None else self.config.use_return_dict\n",
     after=(
-        "return_dict = return_dict if return_dict is not None else "
-        '(self.config.return_dict and not getattr(self.config, "torchscript", False))\n'
+        'use_return_dict = self.config.return_dict and not getattr(self.config, "torchscript", False)\n'
+        "return_dict = return_dict if return_dict is not None else use_return_dict\n"
     ),
     trf=(),
     edits=edits,
