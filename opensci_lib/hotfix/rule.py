@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from opensci_lib.hotfix.edit import Edit, Move
 from opensci_lib.hotfix.settings import Settings
 from opensci_lib.hotfix.source import Source
+
+Edits = Iterator[Edit | Move]
 
 
 @dataclass
@@ -35,7 +37,7 @@ class Rule:
     #: Rules of transformers-mlinter that the rewrite answers.
     trf: tuple[str, ...]
     #: From the folder's sources to what must change in the target: nothing where there is nothing to do.
-    edits: Callable[[Sources], Iterable[Edit | Move]]
+    edits: Callable[[Sources], Edits]
     #: Other files that the example needs, by field of `Sources`.
     others: dict[str, str] = field(default_factory=dict)
     #: Words in an error, or in a verdict on two runs, by which the fault is known.

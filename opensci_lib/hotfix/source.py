@@ -6,7 +6,7 @@ import ast
 import re
 import warnings
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TypeVar
 
@@ -20,11 +20,12 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 #: What added lines should not be longer than: the limit of transformers' own code.
 WIDTH = 119
+_SHARED = "a statement shares its line with another one"
 _NEWLINE = re.compile(r"\r\n|\r|\n")
 _REST = re.compile(r"[ \t\f]*(?:#[^\r\n]*)?(\r\n|\r|\n|\Z)")
 _COMMA = re.compile(r"[\s)]*,")
+_COMMA_AND_COMMENT = re.compile(r"[\s)]*,(?:[ \t]*#[^\r\n]*)?")
 _SPACE = re.compile(r"\s*")
-_COMMENT = re.compile(r"[ \t]*#[^\r\n]*")
 
 
 class UnrecognisedError(Exception):
@@ -208,36 +209,25 @@ class Source:
         margin = self.text[self._line_start(place) : place]
         return "" if margin.strip() else margin
 
-    def indent(self, statement: ast.stmt) -> str:
-        """Return a statement's indentation, or raise UnrecognisedError if it does not start its line."""
-        place = self._first(statement)
-        margin = self.text[self._line_start(place) : place]
-        if margin.strip():
-            raise UnrecognisedError(statement, "a statement shares its line with another one")
-        return margin
-
     def _first(self, statement: ast.stmt) -> int:
         """Return where a statement starts, with its decorators."""
         decorators = getattr(statement, "decorator_list", [])
         return min([self.start(statement), *(self.text.rindex("@", 0, self.start(node)) for node in decorators)])
 
-    def alone(self, statement: ast.stmt) -> tuple[int, int]:
-        """Return the span of a statement's lines, or raise UnrecognisedError if it shares them with another one."""
-        self.indent(statement)
-        return self._line_start(self._first(statement)), self._below(statement)
+    def indent(self, statement: ast.stmt) -> str:
+        """Return a statement's indentation, or raise UnrecognisedError if it does not start its line."""
+        start = self._first(statement)
+        margin = self.text[self._line_start(start) : start]
+        if margin.strip():
+            raise UnrecognisedError(statement, _SHARED)
+        return margin
 
-    def is_alone(self, statement: ast.stmt) -> bool:
-        """Say whether a statement shares its lines with no other one."""
-        try:
-            return bool(self.alone(statement))
-        except UnrecognisedError:
-            return False
-
-    def _below(self, statement: ast.stmt) -> int:
-        rest = _REST.match(self.text, self.end(statement))
-        if rest is None:
-            raise UnrecognisedError(statement, "a statement shares its line with another one")
-        return rest.end()
+    def lines(self, statement: ast.stmt) -> tuple[int, int]:
+        """Return where a statement's lines start and end, or raise UnrecognisedError if it shares them."""
+        end = _REST.match(self.text, self.end(statement))
+        if end is None:
+            raise UnrecognisedError(statement, _SHARED)
+        return self._first(statement) - len(self.indent(statement)), end.end()
 
     def fitted(self, text: str, indent: str) -> str:
         """Return lines, which are indented by four spaces, in the file's own indentation and line ends."""
@@ -250,12 +240,13 @@ class Source:
 
     def before(self, statement: ast.stmt, text: str) -> Edit:
         """Insert lines before a statement, below the comment above it."""
-        place = self._line_start(self._first(statement))
-        return Edit(place, place, self.fitted(text, self.indent(statement)))
+        indent = self.indent(statement)
+        place = self._first(statement) - len(indent)
+        return Edit(place, place, self.fitted(text, indent))
 
     def after(self, statement: ast.stmt, text: str) -> Edit:
         """Insert lines after a statement."""
-        place, indent = self._below(statement), self.indent(statement)
+        (_, place), indent = self.lines(statement), self.indent(statement)
         added = self.fitted(text, indent)
         if not self.text[:place].endswith(("\n", "\r")):
             added = self.newline + added.removesuffix(self.newline)
@@ -267,7 +258,7 @@ class Source:
         if is_docstring(first):
             if len(block.body) == 1:
                 return self.after(first, text)
-            first, top = block.body[1], self._below(first)
+            first, top = block.body[1], self.lines(first)[1]
         edit = self.before(first, text)
         place = edit.start
         while place > top and self.text[(above := self._line_start(place - 1)) : place].lstrip().startswith("#"):
@@ -286,14 +277,14 @@ class Source:
 
     def moved(self, statements: list[ast.stmt], instead: str, function: Function, heading: str) -> Move:
         """Move statements from a function to below it, as the body of what `heading` opens."""
-        start, end = self._line_start(self._first(statements[0])), self._below(statements[-1])
+        start, end = self.lines(statements[0])[0], self.lines(statements[-1])[1]
         instead = self.fitted(instead, self.indent(statements[0]))
         below, indent = self.after(function, ""), self.indent(function)
         return Move(start, end, instead, below.start, self.fitted(heading, indent), below.order)
 
     def deeper(self, statement: ast.stmt, opening: str) -> Iterator[Edit]:
         """Put a statement below lines that open a block, one step further in."""
-        self.alone(statement)
+        self.lines(statement)
         inside = {
             line
             for node in walk(statement)
@@ -309,20 +300,18 @@ class Source:
 
     def without(self, start: int, end: int) -> Edit:
         """Leave out an item of a list between two places, with its comma and the comment behind it."""
-        comma = _COMMA.match(self.text, end)
-        if comma is None:
+        stop = self._past(_COMMA_AND_COMMENT, end)
+        if stop == end:
             return Edit(self.text.rindex(",", 0, start), end, "")
-        comment = _COMMENT.match(self.text, comma.end())
-        stop = comment.end() if comment else comma.end()
-        space = _SPACE.match(self.text, stop)
-        following = space.end() if space else stop
+        following = self._past(_SPACE, stop)
         if self.text[following : following + 1] == ")":
-            return Edit(self._back(start), stop, "")
+            return Edit(len(self.text[:start].rstrip()), stop, "")
         return Edit(start, following, "")
 
-    def _back(self, place: int) -> int:
-        """Return where the space before a place starts."""
-        return len(self.text[:place].rstrip())
+    def _past(self, pattern: re.Pattern[str], place: int) -> int:
+        """Return where what is matched at a place ends."""
+        found = pattern.match(self.text, place)
+        return found.end() if found else place
 
     def without_argument(self, function: Function, name: str) -> Edit:
         """Leave out a positional argument of a function that takes others after it."""
@@ -336,23 +325,19 @@ class Source:
         return given.get(name)
 
     def appended(self, items: Sequence[Placed], text: str) -> Iterator[Edit]:
-        """Add an item to a list whose items start and end as the nodes do: on a line of its own if the others are."""
+        """Add an item to a list that is given in the order of the file: on a line of its own if the others are."""
         end = self.end(items[-1])
-        comma = _COMMA.match(self.text, end)
-        margin = self._margin(self.start(items[-1]))
-        if comma and margin:
-            place = _REST.match(self.text, comma.end())
-            place = place.end() if place else comma.end()
-            yield Edit(place, place, f"{margin}{text},{self.newline}" if place > comma.end() else f" {text},")
-        elif comma:
-            yield Edit(comma.end(), comma.end(), f" {text},")
-        elif (margin := self._margin(self.start(items[0]))) and self.is_too_wide(items[-1], f", {text}"):
+        comma, line = self._past(_COMMA, end), self._past(_REST, self._past(_COMMA, end))
+        first, last = (self._margin(self.start(item)) for item in (items[0], items[-1]))
+        if comma > end and last and line > comma:
+            yield Edit(line, line, f"{last}{text},{self.newline}")
+        elif comma > end:
+            yield Edit(comma, comma, f" {text},")
+        elif first and self.is_too_wide(items[-1], f", {text}"):
             for item in items[:-1]:
-                comma = _COMMA.match(self.text, self.end(item))
-                start = comma.end() if comma else self.end(item)
-                space = _SPACE.match(self.text, start)
-                yield Edit(start, space.end() if space else start, self.newline + margin)
-            yield Edit(end, end, f",{self.newline}{margin}{text},")
+                start = self._past(_COMMA, self.end(item))
+                yield Edit(start, self._past(_SPACE, start), self.newline + first)
+            yield Edit(end, end, f",{self.newline}{first}{text},")
         else:
             yield Edit(end, end, f", {text}")
 
@@ -379,15 +364,8 @@ class Source:
         return self.after(self.imports()[-1], f"\n{text}")
 
 
-def _takes(function: ast.AST, name: str) -> bool:
+def _takes(node: ast.AST, name: str) -> bool:
     """Say whether a node is a function with an argument of that name, which hides what the file imports."""
-    if not isinstance(function, Function | ast.Lambda):
+    if not isinstance(node, Function | ast.Lambda):
         return False
-    taken: Iterable[ast.arg | None] = [
-        *function.args.posonlyargs,
-        *function.args.args,
-        *function.args.kwonlyargs,
-        function.args.vararg,
-        function.args.kwarg,
-    ]
-    return any(argument is not None and argument.arg == name for argument in taken)
+    return any(isinstance(argument, ast.arg) and argument.arg == name for argument in walk(node.args))

@@ -6,10 +6,8 @@ which older releases lack. Where each layer looks its attention up as it runs, t
 """
 
 import ast
-from collections.abc import Iterator
 
-from opensci_lib.hotfix.edit import Edit
-from opensci_lib.hotfix.rule import Rule, Sources
+from opensci_lib.hotfix.rule import Edits, Rule, Sources
 from opensci_lib.hotfix.source import FUNCTIONS, UnrecognisedError, method
 
 _TABLE = "transformers.modeling_utils.ALL_ATTENTION_FUNCTIONS"
@@ -22,7 +20,7 @@ def {_ANSWER}(cls):
 """
 
 
-def edits(sources: Sources) -> Iterator[Edit]:
+def edits(sources: Sources) -> Edits:
     """Answer for each model of the file, where the layers look their attention up as they run."""
     source = sources.modeling
     uses = [node for node in source.find(ast.Subscript) if _TABLE in source.names(node.value)]

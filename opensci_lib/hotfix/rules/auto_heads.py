@@ -3,16 +3,13 @@
 The published file defines a sequence classifier that no auto class leads to.
 """
 
-from collections.abc import Iterator
-
-from opensci_lib.hotfix.edit import Edit
-from opensci_lib.hotfix.rule import Rule, Sources
+from opensci_lib.hotfix.rule import Edits, Rule, Sources
 from opensci_lib.hotfix.source import method
 
 _HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
 
 
-def edits(sources: Sources) -> Iterator[Edit]:
+def edits(sources: Sources) -> Edits:
     """Add an entry for each class that is named after a head and has a `forward`."""
     auto_map = sources.config.get("auto_map", {})
     if "AutoModelForCausalLM" not in auto_map:

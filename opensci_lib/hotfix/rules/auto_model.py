@@ -5,14 +5,12 @@ The published config.json names the abstract base class there, which has no `for
 """
 
 import ast
-from collections.abc import Iterator
 
-from opensci_lib.hotfix.edit import Edit
-from opensci_lib.hotfix.rule import Rule, Sources
+from opensci_lib.hotfix.rule import Edits, Rule, Sources
 from opensci_lib.hotfix.source import Source, UnrecognisedError, dotted, method
 
 
-def edits(sources: Sources) -> Iterator[Edit]:
+def edits(sources: Sources) -> Edits:
     """Name the class that the causal language model builds on, if the one named has no `forward`."""
     source, auto_map = sources.modeling, sources.config.get("auto_map", {})
     reference = auto_map.get("AutoModel")

@@ -6,17 +6,16 @@ start nor as its end. The sum is the same integers.
 
 import ast
 import re
-from collections.abc import Iterator
 
 from opensci_lib.hotfix.edit import Edit
-from opensci_lib.hotfix.rule import Rule, Sources
+from opensci_lib.hotfix.rule import Edits, Rule, Sources
 from opensci_lib.hotfix.source import WIDTH, Source
 
 #: Where the sum may stand without parentheses.
 _LOOSE = (ast.Assign, ast.AnnAssign, ast.Return, ast.Expr, ast.keyword)
 
 
-def edits(sources: Sources) -> Iterator[Edit]:
+def edits(sources: Sources) -> Edits:
     """Turn `torch.arange(length, length + count)` into `torch.arange(count) + length`."""
     source = sources.modeling
     for call in source.find(ast.Call):

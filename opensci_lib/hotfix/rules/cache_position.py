@@ -6,16 +6,13 @@ pass it by name, so that it arrives among the keyword arguments; where it is mis
 computes it already.
 """
 
-from collections.abc import Iterator
-
-from opensci_lib.hotfix.edit import Edit
-from opensci_lib.hotfix.rule import Rule, Sources
+from opensci_lib.hotfix.rule import Edits, Rule, Sources
 from opensci_lib.hotfix.source import UnrecognisedError, arguments, method
 
 _NAME = "cache_position"
 
 
-def edits(sources: Sources) -> Iterator[Edit]:
+def edits(sources: Sources) -> Edits:
     """Pop it from the keyword arguments of each model's `forward`."""
     source = sources.modeling
     for name, owner in source.classes.items():

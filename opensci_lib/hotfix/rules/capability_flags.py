@@ -6,10 +6,8 @@ for the older releases.
 """
 
 import ast
-from collections.abc import Iterator
 
-from opensci_lib.hotfix.edit import Edit
-from opensci_lib.hotfix.rule import Rule, Sources
+from opensci_lib.hotfix.rule import Edits, Rule, Sources
 
 _LATER = {
     "_supports_flash_attn_2": ("_supports_flash_attn_3", "_supports_flash_attn"),
@@ -17,7 +15,7 @@ _LATER = {
 }
 
 
-def edits(sources: Sources) -> Iterator[Edit]:
+def edits(sources: Sources) -> Edits:
     """Repeat each renamed class flag, with its value, under the later name."""
     source = sources.modeling
     for owner in source.classes.values():

@@ -7,10 +7,8 @@ caches: until 5.2, if the model has one, but with a signature that changed on th
 
 import ast
 import sys
-from collections.abc import Iterator
 
-from opensci_lib.hotfix.edit import Edit
-from opensci_lib.hotfix.rule import Rule, Sources
+from opensci_lib.hotfix.rule import Edits, Rule, Sources
 from opensci_lib.hotfix.source import FUNCTIONS, Function, Source, UnrecognisedError, arguments, method
 
 _CALLED_BY_GENERATE = "_prepare_4d_causal_attention_mask_with_cache_position"
@@ -52,7 +50,7 @@ if create_causal_mask is not None:
 """
 
 
-def edits(sources: Sources) -> Iterator[Edit]:
+def edits(sources: Sources) -> Edits:
     """Call `create_causal_mask` first in `_update_causal_mask`; hide from `generate` what it would misuse."""
     source = sources.modeling
     changed = False
@@ -83,7 +81,7 @@ def _call(source: Source, builder: Function) -> str:
     return _CALL.format(embeds=embeds, torch=torch)
 
 
-def _with_position_ids(source: Source, owner: ast.ClassDef, builder: Function) -> Iterator[Edit]:
+def _with_position_ids(source: Source, owner: ast.ClassDef, builder: Function) -> Edits:
     """Hand the builder `position_ids`, by which later releases keep sequences apart that share a row."""
     known = arguments(builder)
     if "position_ids" not in known:
@@ -98,14 +96,13 @@ def _with_position_ids(source: Source, owner: ast.ClassDef, builder: Function) -
             yield from source.appended(items, "position_ids=position_ids")
 
 
-def _with_modules(source: Source) -> Iterator[Edit]:
+def _with_modules(source: Source) -> Edits:
     """Import `copy` and `inspect` where the file imports the standard library."""
     imports = [line for line in source.imports() if _module(line) != "__future__"]
     standard = [line for line in imports if _module(line) in sys.stdlib_module_names]
     missing = [name for name in ("copy", "inspect") if source.name_of(name) != name]
     if not standard:
-        lines = "".join(f"import {name}\n" for name in missing)
-        yield source.before(imports[0], f"{lines}\n")
+        yield source.before(imports[0], "".join(f"import {name}\n" for name in missing) + "\n")
         return
     for name in missing:
         later = [line for line in standard if isinstance(line, ast.ImportFrom) or line.names[0].name > name]

@@ -5,10 +5,9 @@ of gradient checkpointing counts such layers and no others. Before 4.52 the mode
 """
 
 import ast
-from collections.abc import Iterator
 
 from opensci_lib.hotfix.edit import Edit
-from opensci_lib.hotfix.rule import Rule, Sources
+from opensci_lib.hotfix.rule import Edits, Rule, Sources
 from opensci_lib.hotfix.source import Source, UnrecognisedError, dotted
 
 _CONDITION = {"self.gradient_checkpointing", "self.training"}
@@ -21,7 +20,7 @@ except ImportError:  # until transformers 4.51 the model checkpoints its layers 
 """
 
 
-def edits(sources: Sources) -> Iterator[Edit]:
+def edits(sources: Sources) -> Edits:
     """Give the layers the base class, and let the model checkpoint only those that do not do it themselves."""
     source = sources.modeling
     bases = {}

@@ -5,10 +5,9 @@ carries a mark that the functions of `torch.nn.init` respect there; writes to `.
 """
 
 import ast
-from collections.abc import Iterator
 
 from opensci_lib.hotfix.edit import Edit
-from opensci_lib.hotfix.rule import Rule, Sources
+from opensci_lib.hotfix.rule import Edits, Rule, Sources
 from opensci_lib.hotfix.source import Source, UnrecognisedError, arguments, method
 
 _FUNCTIONS = {
@@ -19,7 +18,7 @@ _FUNCTIONS = {
 }
 
 
-def edits(sources: Sources) -> Iterator[Edit]:
+def edits(sources: Sources) -> Edits:
     """Replace in-place writes in every `_init_weights`, and let the library's own run first."""
     source = sources.modeling
     for owner in source.classes.values():
@@ -64,7 +63,7 @@ def _initialised(source: Source, call: ast.Call, function: ast.Attribute) -> Edi
     line = source.enclosing(call, ast.stmt)
     if not isinstance(line, ast.Expr) or line.value is not call:
         raise UnrecognisedError(call, "the write to a slice is part of a larger expression")
-    source.alone(line)
+    source.lines(line)
     guarded = (
         f'if not getattr({weight}, "_is_hf_initialized", False):  # a slice does not carry the mark itself\n'
         f"    {init}({part}{given})"

@@ -5,10 +5,9 @@ from 4.54 on. Both only annotate keyword arguments.
 """
 
 import ast
-from collections.abc import Iterator
 
 from opensci_lib.hotfix.edit import Edit
-from opensci_lib.hotfix.rule import Rule, Sources
+from opensci_lib.hotfix.rule import Edits, Rule, Sources
 from opensci_lib.hotfix.source import UnrecognisedError
 
 _OTHER = {"LossKwargs": "TransformersKwargs", "TransformersKwargs": "LossKwargs"}
@@ -22,7 +21,7 @@ except ImportError:  # LossKwargs became TransformersKwargs in transformers 4.54
 """
 
 
-def edits(sources: Sources) -> Iterator[Edit]:
+def edits(sources: Sources) -> Edits:
     """Turn each import of either name into a `try` that falls back on the other."""
     source = sources.modeling
     for node in source.find(ast.ImportFrom):
@@ -41,7 +40,7 @@ def edits(sources: Sources) -> Iterator[Edit]:
             raise UnrecognisedError(node, "the file imports both names")
         [alias] = found
         attempt = _attempt(alias.name, alias.asname or alias.name)
-        start, end = source.alone(node)
+        start, end = source.lines(node)
         top = source.imports()
         if len(node.names) == 1 and (node not in top or node is top[-1]):
             place, indent = source.start(node), source.indent(node)

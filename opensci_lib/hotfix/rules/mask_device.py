@@ -4,16 +4,13 @@
 the model itself pass it by name, so that it arrives among the keyword arguments.
 """
 
-from collections.abc import Iterator
-
-from opensci_lib.hotfix.edit import Edit
-from opensci_lib.hotfix.rule import Rule, Sources
+from opensci_lib.hotfix.rule import Edits, Rule, Sources
 from opensci_lib.hotfix.source import UnrecognisedError, arguments, method
 
 _BUILDER = "_prepare_4d_causal_attention_mask_with_cache_position"
 
 
-def edits(sources: Sources) -> Iterator[Edit]:
+def edits(sources: Sources) -> Edits:
     """Make `device` a local name of the builder instead of an argument."""
     source = sources.modeling
     for owner in source.classes.values():

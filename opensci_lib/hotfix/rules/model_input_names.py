@@ -4,13 +4,10 @@ A tokenizer without `model_input_names` also returns `token_type_ids` under 4.x,
 rejects as an argument that the model does not use.
 """
 
-from collections.abc import Iterator
-
-from opensci_lib.hotfix.edit import Edit
-from opensci_lib.hotfix.rule import Rule, Sources
+from opensci_lib.hotfix.rule import Edits, Rule, Sources
 
 
-def edits(sources: Sources) -> Iterator[Edit]:
+def edits(sources: Sources) -> Edits:
     """Add the two inputs of a decoder."""
     settings = sources.tokenizer_config
     if settings is not None and "model_input_names" not in settings:

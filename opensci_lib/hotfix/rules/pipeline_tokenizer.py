@@ -3,13 +3,10 @@
 Until 4.49 it loads one only for its own configurations, or where config.json names the tokenizer's class.
 """
 
-from collections.abc import Iterator
-
-from opensci_lib.hotfix.edit import Edit
-from opensci_lib.hotfix.rule import Rule, Sources
+from opensci_lib.hotfix.rule import Edits, Rule, Sources
 
 
-def edits(sources: Sources) -> Iterator[Edit]:
+def edits(sources: Sources) -> Edits:
     """Name the class that loads tokenizer.json; the class in tokenizer_config.json still goes first."""
     if sources.tokenizer_config is not None and "tokenizer_class" not in sources.config:
         yield sources.config.set("tokenizer_class", value="PreTrainedTokenizerFast")

@@ -5,11 +5,9 @@ Until 4.57 it also meant that TorchScript wants tuples.
 """
 
 import ast
-from collections.abc import Iterator
 
-from opensci_lib.hotfix.edit import Edit
-from opensci_lib.hotfix.rule import Rule, Sources
-from opensci_lib.hotfix.source import FUNCTIONS, Function, Source, dotted
+from opensci_lib.hotfix.rule import Edits, Rule, Sources
+from opensci_lib.hotfix.source import FUNCTIONS, Function, Source, UnrecognisedError, dotted
 
 _NAME = "use_return_dict"
 _SIMPLE = (ast.Assign, ast.AnnAssign, ast.Return, ast.Expr)
@@ -17,7 +15,7 @@ _SCOPES = (*FUNCTIONS, ast.ClassDef, ast.Lambda, ast.ListComp, ast.SetComp, ast.
 _VALUE = '{config}.return_dict and not getattr({config}, "torchscript", False)'
 
 
-def edits(sources: Sources) -> Iterator[Edit]:
+def edits(sources: Sources) -> Edits:
     """Write out what the property computes."""
     source = sources.modeling
     for use in source.find(ast.Attribute):
@@ -25,7 +23,7 @@ def edits(sources: Sources) -> Iterator[Edit]:
             yield from _written_out(source, use)
 
 
-def _written_out(source: Source, use: ast.Attribute) -> Iterator[Edit]:
+def _written_out(source: Source, use: ast.Attribute) -> Edits:
     """Compute it on a line above where that is the same, or else in place."""
     config, line = source.before_dot(use), source.enclosing(use, ast.stmt)
     value = _VALUE.format(config=config)
@@ -37,15 +35,14 @@ def _written_out(source: Source, use: ast.Attribute) -> Iterator[Edit]:
 
 
 def _may_be_above(source: Source, use: ast.Attribute, line: ast.stmt, config: str) -> bool:
-    """Say whether the name is free, and the value the same whatever else the line computes."""
+    """Say whether the line is one's own, the name free, and the value the same whatever else is computed there."""
+    try:
+        source.lines(line)
+    except UnrecognisedError:
+        return False
     scope = source.enclosing(use, *_SCOPES) or source.tree
     names = {node.id for node in source.find(ast.Name, within=scope)}
-    return (
-        isinstance(scope, ast.Module | Function)
-        and source.is_alone(line)
-        and _NAME not in names
-        and source.code(line).count(config) == 1  # the line asks nothing else of it first
-    )
+    return isinstance(scope, ast.Module | Function) and _NAME not in names and source.code(line).count(config) == 1
 
 
 RULE = Rule(

@@ -6,17 +6,18 @@ so that looking at it decides nothing. Only `_init_weights` can fill it.
 """
 
 import ast
-from collections.abc import Iterator
+import textwrap
 
 from opensci_lib.hotfix.edit import Edit, Move
-from opensci_lib.hotfix.rule import Rule, Sources
-from opensci_lib.hotfix.source import Function, Source, UnrecognisedError, arguments, dotted, is_docstring, method
+from opensci_lib.hotfix.rule import Edits, Rule, Sources
+from opensci_lib.hotfix.source import Function, Source, UnrecognisedError, arguments, is_docstring, method
 
 _NAME = "reset_inv_freq"
 _HEADING = f"""
 def {_NAME}(self, device=None):
     \"""Compute inv_freq; transformers 5 leaves it uninitialised after loading.\"""
 """
+_METHOD = "def _init_weights(self, module):\n    super()._init_weights(module)\n"
 _RESET = f"""\
 if isinstance({{module}}, {{owner}}):
     device = {{module}}.inv_freq.device
@@ -25,7 +26,7 @@ if isinstance({{module}}, {{owner}}):
 """
 
 
-def edits(sources: Sources) -> Iterator[Edit | Move]:
+def edits(sources: Sources) -> Edits:
     """Move the computation from `__init__` to a method that `_init_weights` calls as well."""
     source = sources.modeling
     refilled = []
@@ -95,7 +96,7 @@ def _needed(source: Source, initializer: Function, moved: list[ast.stmt]) -> set
 
 def _reset(source: Source, refilled: list[ast.ClassDef]) -> Edit:
     """Let `_init_weights` of the file's PreTrainedModel class reset the classes given."""
-    owners = [owner for owner in source.classes.values() if any(map(_is_library, _bases(source, owner)))]
+    owners = [owner for owner in source.classes.values() if any(_is_library(source, base) for base in owner.bases)]
     if len(owners) != 1:
         raise UnrecognisedError(refilled[0], f"{len(owners)} classes derive from PreTrainedModel directly")
     existing = method(owners[0], "_init_weights")
@@ -104,27 +105,15 @@ def _reset(source: Source, refilled: list[ast.ClassDef]) -> Edit:
         raise UnrecognisedError(existing, "_init_weights does not take (self, module)")
     resets = "".join(_RESET.format(module=names[1], owner=owner.name) for owner in refilled)
     if existing is None:
-        body = "".join(f"    {line}\n" for line in resets.splitlines())
-        return source.last_in(
-            owners[0], f"def _init_weights(self, module):\n    super()._init_weights(module)\n{body}"
-        )
+        return source.last_in(owners[0], _METHOD + textwrap.indent(resets, "    "))
     # First of all, as what follows may return early, but after the library's own.
-    [*opening] = [line for line in existing.body[:2] if isinstance(line, ast.Expr) and _is_super(line.value)]
-    if opening and (opening[0] is existing.body[0] or is_docstring(existing.body[0])):
-        return source.after(opening[0], resets)
-    return source.first_in(existing, resets)
+    opening = existing.body[: 1 + is_docstring(existing.body[0])][-1]
+    own = source.calls("super()._init_weights", opening) if isinstance(opening, ast.Expr) else []
+    return source.after(opening, resets) if own else source.first_in(existing, resets)
 
 
-def _bases(source: Source, owner: ast.ClassDef) -> set[str]:
-    return {name for base in owner.bases for name in source.names(base)}
-
-
-def _is_library(name: str) -> bool:
-    return name.startswith("transformers.") and name.endswith(".PreTrainedModel")
-
-
-def _is_super(value: ast.expr) -> bool:
-    return isinstance(value, ast.Call) and dotted(value.func) == "super()._init_weights"
+def _is_library(source: Source, base: ast.expr) -> bool:
+    return any(name.startswith("transformers.") and name.endswith(".PreTrainedModel") for name in source.names(base))
 
 
 RULE = Rule(

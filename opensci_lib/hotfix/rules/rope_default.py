@@ -5,10 +5,8 @@
 """
 
 import ast
-from collections.abc import Iterator
 
-from opensci_lib.hotfix.edit import Edit
-from opensci_lib.hotfix.rule import Rule, Sources
+from opensci_lib.hotfix.rule import Edits, Rule, Sources
 from opensci_lib.hotfix.source import UnrecognisedError, method
 
 _TABLE = "transformers.modeling_rope_utils.ROPE_INIT_FUNCTIONS"
@@ -27,7 +25,7 @@ def compute_default_rope_parameters(config, device=None, seq_len=None):
 '''
 
 
-def edits(sources: Sources) -> Iterator[Edit]:
+def edits(sources: Sources) -> Edits:
     """Look up the table for any type but "default", for which the class gets a method of its own."""
     source = sources.modeling
     for node in source.find(ast.Name, ast.Attribute):

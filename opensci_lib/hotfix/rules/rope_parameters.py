@@ -6,17 +6,15 @@ Until 4.57 a configuration holds `rope_theta` and `rope_scaling`. From 5.0 on bo
 """
 
 import ast
-from collections.abc import Iterator
 
-from opensci_lib.hotfix.edit import Edit
-from opensci_lib.hotfix.rule import Rule, Sources
+from opensci_lib.hotfix.rule import Edits, Rule, Sources
 from opensci_lib.hotfix.source import Function, Source, UnrecognisedError, arguments, dotted, method
 
 _VALIDATION = "transformers.modeling_rope_utils.rope_config_validation"
 _FEATURE = 'hasattr(self, "standardize_rope_params")'
 
 
-def edits(sources: Sources) -> Iterator[Edit]:
+def edits(sources: Sources) -> Edits:
     """Set `rope_parameters` where the release has it, and validate in the release's own way."""
     source = sources.configuration
     if source is None:

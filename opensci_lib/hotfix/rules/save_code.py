@@ -5,14 +5,12 @@ name it themselves while loading remote code, 4.48 does not, and saves a folder 
 """
 
 import ast
-from collections.abc import Iterator
 
-from opensci_lib.hotfix.edit import Edit
-from opensci_lib.hotfix.rule import Rule, Sources
+from opensci_lib.hotfix.rule import Edits, Rule, Sources
 from opensci_lib.hotfix.source import Function, is_docstring, method
 
 
-def edits(sources: Sources) -> Iterator[Edit]:
+def edits(sources: Sources) -> Edits:
     """Set `_auto_class` on each class that `auto_map` names."""
     source, done = sources.modeling, set()
     for auto_class, reference in sources.config.get("auto_map", {}).items():

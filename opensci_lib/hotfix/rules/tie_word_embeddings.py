@@ -4,16 +4,14 @@ A configuration that only hands it to the library's own relies on that one to ke
 """
 
 import ast
-from collections.abc import Iterator
 
-from opensci_lib.hotfix.edit import Edit
-from opensci_lib.hotfix.rule import Rule, Sources
+from opensci_lib.hotfix.rule import Edits, Rule, Sources
 from opensci_lib.hotfix.source import arguments, dotted, method
 
 _NAME = "tie_word_embeddings"
 
 
-def edits(sources: Sources) -> Iterator[Edit]:
+def edits(sources: Sources) -> Edits:
     """Assign it before the library's `__init__`."""
     source = sources.configuration
     for owner in source.classes.values() if source else []:

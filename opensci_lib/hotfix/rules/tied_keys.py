@@ -8,10 +8,9 @@ every weight to be tied from the missing ones, then takes it for loaded, and lea
 """
 
 import ast
-from collections.abc import Iterator
 
 from opensci_lib.hotfix.edit import Edit
-from opensci_lib.hotfix.rule import Rule, Sources
+from opensci_lib.hotfix.rule import Edits, Rule, Sources
 from opensci_lib.hotfix.source import Source, UnrecognisedError, dotted, method
 
 _KEYS = "_tied_weights_keys"
@@ -24,7 +23,7 @@ def mark_tied_weights_as_initialized(self, *args):
 """
 
 
-def edits(sources: Sources) -> Iterator[Edit]:
+def edits(sources: Sources) -> Edits:
     """Turn the list into a dictionary whose values are the input embedding's weight, and see that 5.3 ties them."""
     source = sources.modeling
     for owner in source.classes.values():
@@ -35,7 +34,7 @@ def edits(sources: Sources) -> Iterator[Edit]:
                         yield from _with_sources(source, owner, line.value)
 
 
-def _with_sources(source: Source, owner: ast.ClassDef, value: ast.expr) -> Iterator[Edit]:
+def _with_sources(source: Source, owner: ast.ClassDef, value: ast.expr) -> Edits:
     if isinstance(value, ast.Dict) or source.code(value) == "None":
         return
     if not isinstance(value, ast.List | ast.Tuple | ast.Set):

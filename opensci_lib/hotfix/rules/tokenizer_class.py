@@ -4,13 +4,10 @@
 else tokenizer.json says, such as no Unicode normalisation, is lost, and the same text gets other ids.
 """
 
-from collections.abc import Iterator
-
-from opensci_lib.hotfix.edit import Edit
-from opensci_lib.hotfix.rule import Rule, Sources
+from opensci_lib.hotfix.rule import Edits, Rule, Sources
 
 
-def edits(sources: Sources) -> Iterator[Edit]:
+def edits(sources: Sources) -> Edits:
     """Name the class that takes tokenizer.json as it is on all releases; GPT-NeoX never had another file."""
     settings = sources.tokenizer_config
     if settings is not None and settings.get("tokenizer_class") in ("GPTNeoXTokenizer", "GPTNeoXTokenizerFast"):
