@@ -42,20 +42,20 @@ def apply(text: str, asked: Iterable[Asked], where: str = "the source") -> str:
         OpensciError: when two edits overlap, naming their rules and `where` the text is from.
 
     """
-    asked = list(asked)
-    for number, (rule, move) in enumerate(asked):
+    waiting = list(asked)
+    for number, (rule, move) in enumerate(waiting):
         if isinstance(move, Move):
-            others = asked[:number] + asked[number + 1 :]
-            inside = [one for one in others if _is_inside(one[1], move)]
+            before, after = waiting[:number], waiting[number + 1 :]
+            inside = [one for one in before + after if _is_inside(one[1], move)]
             moved = _spliced(text, move.start, move.end, inside, where)
-            put = [
+            halves: list[Asked] = [
                 (rule, Edit(move.start, move.end, move.instead)),
                 (rule, Edit(move.to, move.to, move.heading + moved, move.order)),
             ]
-            # the two halves take the place of the move, so that the order of the rules is kept
-            outside = [put if one is asked[number] else [one] for one in asked if one not in inside]
-            return apply(text, [one for group in outside for one in group], where)
-    return _spliced(text, 0, len(text), asked, where)
+            # in the place of the move, so that the order of the rules is kept
+            outside = [[one for one in part if one not in inside] for part in (before, after)]
+            return apply(text, [*outside[0], *halves, *outside[1]], where)
+    return _spliced(text, 0, len(text), waiting, where)
 
 
 def _is_inside(edit: Edit | Move, move: Move) -> bool:
@@ -69,7 +69,7 @@ def _spliced(text: str, start: int, end: int, asked: list[Asked], where: str) ->
     """Return the characters from `start` to `end` with edits made in them."""
     pieces, done, last = [], start, ""
     # an insertion comes before what replaces the text there
-    for rule, edit in sorted(asked, key=lambda one: (one[1].start, one[1].end > one[1].start, _order(one[1]))):
+    for rule, edit in sorted(asked, key=lambda one: (one[1].start, one[1].end > one[1].start, one[1].order)):
         if isinstance(edit, Move) or edit.start < done:
             line = text.count("\n", 0, edit.start) + 1
             raise OpensciError(
@@ -79,7 +79,3 @@ def _spliced(text: str, start: int, end: int, asked: list[Asked], where: str) ->
         pieces += [text[done : edit.start], edit.text]
         done, last = edit.end, rule
     return "".join([*pieces, text[done:end]])
-
-
-def _order(edit: Edit | Move) -> int:
-    return edit.order

@@ -27,17 +27,17 @@ class Rule:
     """A rewrite. `before` and `after` are small sources that show it."""
 
     id: str
-    #: What it works on: a field of `Sources`.
-    target: str
     #: The releases on which the unchanged source fails.
     releases: str
     cause: str
     before: str
     after: str
-    #: Rules of transformers-mlinter that the rewrite answers.
-    trf: tuple[str, ...]
     #: From the folder's sources to what must change in the target: nothing where there is nothing to do.
     edits: Callable[[Sources], Edits]
+    #: What it works on: a field of `Sources`.
+    target: str = "modeling"
+    #: Rules of transformers-mlinter that the rewrite answers.
+    trf: tuple[str, ...] = ()
     #: Other files that the example needs, by field of `Sources`.
     others: dict[str, str] = field(default_factory=dict)
     #: Words in an error, or in a verdict on two runs, by which the fault is known.

@@ -361,6 +361,8 @@ class Source:
 
     def below_imports(self, text: str) -> Edit:
         """Insert a compatible import where it does not part the others: below them, after a blank line."""
+        if not self.imports():
+            raise UnrecognisedError(self.tree.body[0], "the file imports nothing before its first class or function")
         return self.after(self.imports()[-1], f"\n{text}")
 
 

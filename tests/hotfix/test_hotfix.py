@@ -522,3 +522,21 @@ def test_an_error_is_a_sentence_on_the_command_line(tmp_path):
     result = invoke("--src_dir", tmp_path / "nowhere")
     assert result.exit_code == 1
     assert result.output.startswith("Error: ")
+
+
+@pytest.mark.parametrize("left_out", sorted(rule.id for rule in RULES))
+def test_any_rule_may_be_left_out(source, left_out):
+    """What the others make of the folder is Python still, and needs nothing more from them."""
+    others = [rule.id for rule in RULES if rule.id != left_out]
+    fixed = Path(hotfix(source, rules=others).dst_dir)
+    compile((fixed / "modeling_tiny.py").read_text(), "modeling", "exec")
+    assert hotfix(fixed, rules=others).applied == {}
+
+
+def test_the_librarys_weights_come_before_the_rotary_ones(source):
+    lines = (Path(hotfix(source).dst_dir) / "modeling_tiny.py").read_text().splitlines()
+    start = lines.index("    def _init_weights(self, module):")
+    assert [line.strip() for line in lines[start + 1 : start + 3]] == [
+        "super()._init_weights(module)",
+        "if isinstance(module, TinyRotaryEmbedding):",
+    ]

@@ -49,14 +49,12 @@ _EXAMPLE = (
 
 RULE = Rule(
     id="attention-switch",
-    target="modeling",
     releases="5.1 and later",
     cause=(
         "model.set_attn_implementation changes nothing but logs a warning: the file lacks a call that it looks for."
     ),
     before=_EXAMPLE,
     after=_EXAMPLE + "\n" + "".join(f"    {line}\n" for line in _METHOD.splitlines()),
-    trf=(),
     signs=("does not support setting its attention implementation dynamically",),
     edits=edits,
 )

@@ -31,7 +31,6 @@ RULE = Rule(
         '{"auto_map": {"AutoModelForCausalLM": "modeling_opensci.ForCausalLM", '
         '"AutoModelForSequenceClassification": "modeling_opensci.ForSequenceClassification"}}'
     ),
-    trf=(),
     edits=edits,
     others={"modeling": "class ForSequenceClassification(Base):\n    def forward(self): ...\n"},
 )

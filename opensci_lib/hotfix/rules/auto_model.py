@@ -52,7 +52,6 @@ RULE = Rule(
         '{"auto_map": {"AutoModel": "modeling_opensci.OpensciModel", '
         '"AutoModelForCausalLM": "modeling_opensci.OpensciForCausalLM"}}'
     ),
-    trf=(),
     edits=edits,
     others={
         "modeling": (

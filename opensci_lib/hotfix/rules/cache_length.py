@@ -40,11 +40,9 @@ def _counted(source: Source, call: ast.Call, end: ast.BinOp) -> Edit:
 
 RULE = Rule(
     id="cache-length",
-    target="modeling",
     releases="5.4 to 5.12",
     cause="A static cache gives its length as a tensor, which torch.arange does not take as start and end.",
     before="import torch\n\npositions = torch.arange(seen, seen + x.shape[1], device=x.device)\n",
     after="import torch\n\npositions = torch.arange(x.shape[1], device=x.device) + seen\n",
-    trf=(),
     edits=edits,
 )

@@ -33,7 +33,6 @@ def edits(sources: Sources) -> Edits:
 
 RULE = Rule(
     id="cache-position",
-    target="modeling",
     releases="5.13 and later",
     cause="generate() warns that it will stop passing cache_position to models that name it as an argument.",
     before=(

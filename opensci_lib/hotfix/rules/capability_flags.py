@@ -32,7 +32,6 @@ def edits(sources: Sources) -> Edits:
 
 RULE = Rule(
     id="capability-flags",
-    target="modeling",
     releases="4.53 and later",
     cause=(
         "4.54 renamed the flags for flash attention and for static caches: under the old names flash attention is "
@@ -47,6 +46,5 @@ RULE = Rule(
         "    _supports_static_cache = True\n"
         "    _can_compile_fullgraph = True\n"
     ),
-    trf=(),
     edits=edits,
 )

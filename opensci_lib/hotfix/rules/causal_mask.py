@@ -66,8 +66,8 @@ def edits(sources: Sources) -> Edits:
         if called is not None:
             yield source.after(owner, "\n\n" + _REMOVAL.format(owner=name, method=_CALLED_BY_GENERATE))
     if changed:
-        yield from _with_modules(source)
         yield source.below_imports(_IMPORT)
+        yield from _with_modules(source)
 
 
 def _call(source: Source, builder: Function) -> str:
@@ -92,8 +92,7 @@ def _with_position_ids(source: Source, owner: ast.ClassDef, builder: Function) -
         caller = source.enclosing(call, *FUNCTIONS)
         given = {keyword.arg for keyword in call.keywords}
         if caller is not None and "position_ids" in arguments(caller) and "position_ids" not in given:
-            items = [*call.args, *call.keywords]
-            yield from source.appended(items, "position_ids=position_ids")
+            yield from source.appended([*call.args, *call.keywords], "position_ids=position_ids")
 
 
 def _with_modules(source: Source) -> Edits:
@@ -102,7 +101,7 @@ def _with_modules(source: Source) -> Edits:
     standard = [line for line in imports if _module(line) in sys.stdlib_module_names]
     missing = [name for name in ("copy", "inspect") if source.name_of(name) != name]
     if not standard:
-        yield source.before(imports[0], "".join(f"import {name}\n" for name in missing) + "\n")
+        yield source.before((imports or source.imports())[0], "".join(f"import {name}\n" for name in missing) + "\n")
         return
     for name in missing:
         later = [line for line in standard if isinstance(line, ast.ImportFrom) or line.names[0].name > name]
@@ -117,7 +116,6 @@ def _module(line: ast.Import | ast.ImportFrom) -> str:
 
 RULE = Rule(
     id="causal-mask",
-    target="modeling",
     releases="4.53 and later",
     cause=(
         "From 4.53 on generate() calls the model's mask builder for static caches with other arguments, from 5.20 on "
@@ -161,6 +159,5 @@ RULE = Rule(
         "\n"
         "\n" + _REMOVAL.format(owner="Model", method=_CALLED_BY_GENERATE)
     ),
-    trf=(),
     edits=edits,
 )

@@ -94,7 +94,6 @@ _EXAMPLE = (
 
 RULE = Rule(
     id="checkpoint-layers",
-    target="modeling",
     releases="5.16 and later",
     cause=(
         "Gradient checkpointing of every n-th layer counts layers derived from GradientCheckpointingLayer: "

@@ -90,7 +90,6 @@ def _init_module(source: Source, node: ast.Call) -> str:
 
 RULE = Rule(
     id="init-weights",
-    target="modeling",
     releases="5.0 and 5.1",
     cause=(
         "5.0 and 5.1 run _init_weights on every module after loading; writes to .data do not see that "

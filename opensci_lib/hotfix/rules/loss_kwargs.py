@@ -73,7 +73,6 @@ def _attempt(name: str, local: str) -> str:
 
 RULE = Rule(
     id="loss-kwargs",
-    target="modeling",
     releases="4.54 and later (LossKwargs), 4.48 to 4.53 (TransformersKwargs)",
     cause="transformers.utils.LossKwargs was renamed to TransformersKwargs in 4.54, so the file does not import.",
     before="from transformers.utils import LossKwargs, logging\n",
@@ -85,7 +84,6 @@ RULE = Rule(
         "except ImportError:  # LossKwargs became TransformersKwargs in transformers 4.54\n"
         "    from transformers.utils import TransformersKwargs as LossKwargs\n"
     ),
-    trf=(),
     signs=("LossKwargs", "TransformersKwargs"),
     edits=edits,
 )

@@ -25,7 +25,6 @@ def edits(sources: Sources) -> Edits:
 
 RULE = Rule(
     id="mask-device",
-    target="modeling",
     releases="4.52",
     cause="generate() calls the builder of the mask for a static cache without its argument device.",
     before=(
@@ -39,6 +38,5 @@ RULE = Rule(
         "        device = cache_position.device\n"
         "        return mask.to(device)\n"
     ),
-    trf=(),
     edits=edits,
 )

@@ -21,6 +21,5 @@ RULE = Rule(
     cause="A tokenizer without model_input_names returns token_type_ids, which generate() rejects.",
     before='{"tokenizer_class": "PreTrainedTokenizerFast"}',
     after='{"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": ["input_ids", "attention_mask"]}',
-    trf=(),
     edits=edits,
 )

@@ -19,7 +19,6 @@ RULE = Rule(
     cause="pipeline() loads no tokenizer for a model with its own code unless config.json names its class.",
     before='{"model_type": "opensci"}',
     after='{"model_type": "opensci", "tokenizer_class": "PreTrainedTokenizerFast"}',
-    trf=(),
     edits=edits,
     others={"tokenizer_config": "{}"},
 )

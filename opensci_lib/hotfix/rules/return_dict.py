@@ -47,7 +47,6 @@ def _may_be_above(source: Source, use: ast.Attribute, line: ast.stmt, config: st
 
 RULE = Rule(
     id="return-dict",
-    target="modeling",
     releases="5.13 and later",
     cause="config.use_return_dict logs a warning of deprecation, which also breaks torch.compile(fullgraph=True).",
     before="return_dict = return_dict if return_dict is not None else self.config.use_return_dict\n",
@@ -55,6 +54,5 @@ RULE = Rule(
         'use_return_dict = self.config.return_dict and not getattr(self.config, "torchscript", False)\n'
         "return_dict = return_dict if return_dict is not None else use_return_dict\n"
     ),
-    trf=(),
     edits=edits,
 )

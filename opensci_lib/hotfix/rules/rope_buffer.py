@@ -87,7 +87,7 @@ def _needed(source: Source, initializer: Function, moved: list[ast.stmt]) -> set
         names = source.find(ast.Name, within=line)
         stored = {node.id for node in names if isinstance(node.ctx, ast.Store)}
         if line in moved:
-            read |= {node.id for node in names} - stored - made
+            read |= {node.id for node in names if isinstance(node.ctx, ast.Load)} - made
             made |= stored
         else:
             bound |= stored
@@ -118,7 +118,6 @@ def _is_library(source: Source, base: ast.expr) -> bool:
 
 RULE = Rule(
     id="rope-buffer",
-    target="modeling",
     releases="5.0 and later",
     cause=(
         "From 5.0 on buffers that are not in the checkpoint are uninitialised memory after loading, "

@@ -27,7 +27,7 @@ def compute_default_rope_parameters(config, device=None, seq_len=None):
 
 def edits(sources: Sources) -> Edits:
     """Look up the table for any type but "default", for which the class gets a method of its own."""
-    source = sources.modeling
+    source, given = sources.modeling, set()
     for node in source.find(ast.Name, ast.Attribute):
         if _TABLE not in source.names(node):
             continue
@@ -48,12 +48,13 @@ def edits(sources: Sources) -> Edits:
             raise UnrecognisedError(node, "the file does not import torch")
         target, key = source.code(line.targets[0]), source.code(lookup.slice)
         yield from source.deeper(line, f'if {key} == "default":\n    {target} = self.{_NAME}\nelse:\n')
-        yield source.after(initializer, _METHOD.format(torch=torch))
+        if owner not in given:
+            given.add(owner)
+            yield source.after(initializer, _METHOD.format(torch=torch))
 
 
 RULE = Rule(
     id="rope-default",
-    target="modeling",
     releases="5.0 and later",
     cause='ROPE_INIT_FUNCTIONS lost its entry "default" in 5.0, so building the model raises a KeyError.',
     before=(
@@ -76,7 +77,6 @@ RULE = Rule(
         "            self.rope_init_fn = ROPE_INIT_FUNCTIONS[self.rope_type]\n"
         + "".join(f"    {line}".rstrip() + "\n" for line in _METHOD.format(torch="torch").splitlines())
     ),
-    trf=(),
     signs=("KeyError: 'default'",),
     edits=edits,
 )

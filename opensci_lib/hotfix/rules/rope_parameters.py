@@ -86,6 +86,5 @@ RULE = Rule(
         "        else:\n"
         "            rope_config_validation(self)\n"
     ),
-    trf=(),
     edits=edits,
 )

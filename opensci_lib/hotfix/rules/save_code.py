@@ -28,7 +28,6 @@ def edits(sources: Sources) -> Edits:
 
 RULE = Rule(
     id="save-code",
-    target="modeling",
     releases="4.48 to 4.52",
     cause="save_pretrained leaves out the modelling file unless the class names its auto class.",
     before="class ForCausalLM(Base):\n    main_input = 1\n\n    def forward(self): ...\n",
@@ -39,7 +38,6 @@ RULE = Rule(
         "\n"
         "    def forward(self): ...\n"
     ),
-    trf=(),
     edits=edits,
     others={"config": '{"auto_map": {"AutoModelForCausalLM": "modeling_opensci.ForCausalLM"}}'},
 )

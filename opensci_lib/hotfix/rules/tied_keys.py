@@ -82,7 +82,6 @@ def _embeddings(source: Source, owner: ast.ClassDef, *around: ast.ClassDef) -> l
 
 RULE = Rule(
     id="tied-keys",
-    target="modeling",
     releases="5.0 and later",
     cause="From 5.0 on _tied_weights_keys must say which weight a tied one takes after; a list fails to load.",
     before=(

@@ -21,6 +21,5 @@ RULE = Rule(
     cause="5.x rebuilds a GPTNeoXTokenizer by its own recipe, with other normalisation than tokenizer.json says.",
     before='{"tokenizer_class": "GPTNeoXTokenizer"}',
     after='{"tokenizer_class": "PreTrainedTokenizerFast"}',
-    trf=(),
     edits=edits,
 )
