@@ -55,14 +55,14 @@ def rewrite(folder: Path, rules: list[Rule]) -> Rewriting:
     result = Rewriting({paths[role].name: text for role, text in texts.items()})
     for targets in _STAGES:
         sources = _sources(texts, paths)
-        asked: dict[str, list[Asked]] = defaultdict(list)
+        asked: dict[Path, list[Asked]] = defaultdict(list)  # one file may hold model and configuration
         for rule in rules:
             if rule.target in targets and rule.target in texts and (edits := _edits(rule, sources, paths)):
-                asked[rule.target] += edits
+                asked[paths[rule.target]] += edits
                 result.applied[rule.id] = paths[rule.target].name
-        for role, edits in asked.items():
-            texts[role] = _applied(texts[role], edits, paths[role])
-            result.after[paths[role].name] = texts[role]
+        for path, edits in asked.items():
+            result.after[path.name] = _applied(result.before[path.name], edits, path)
+        texts = {role: result.after.get(path.name, texts[role]) for role, path in paths.items()}
     result.applied = {rule.id: result.applied[rule.id] for rule in rules if rule.id in result.applied}
     return result
 
@@ -115,9 +115,8 @@ def _edits(rule: Rule, sources: Sources, paths: dict[str, Path]) -> list[Asked]:
         return [(rule.id, edit) for edit in rule.edits(sources)]
     except UnrecognisedError as error:
         path = paths[rule.target if paths[rule.target].suffix == ".py" else "modeling"]
-        line = getattr(error.node, "lineno", 1)
         raise OpensciError(
-            f"Rule {rule.id} can't rewrite {path}, line {line}: {error.what}. "
+            f"Rule {rule.id} can't rewrite {path}, line {error.node.lineno}: {error.what}. "
             "Leave the rule out with --rules, or bring the line into a form that the rule knows."
         ) from error
 

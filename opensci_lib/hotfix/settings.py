@@ -39,7 +39,7 @@ class Settings(Mapping[str, Any]):
             _, begin, end = members[path[-1]]
             return Edit(begin, end, _written(value))
         if not members:
-            return Edit(start + 1, start + 1, f"{_written(path[-1])}: {_written(value, None, '')}")
+            return Edit(start + 1, start + 1, f"{_written(path[-1])}: {_written(value)}")
         *others, (key, begin, end) = members.values()
         space = self.text[others[-1][2] if others else start + 1 : key].lstrip(",")
         before, newline, indent = space.rpartition("\n")

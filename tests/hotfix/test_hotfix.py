@@ -540,3 +540,19 @@ def test_the_librarys_weights_come_before_the_rotary_ones(source):
         "super()._init_weights(module)",
         "if isinstance(module, TinyRotaryEmbedding):",
     ]
+
+
+def test_model_and_configuration_may_share_a_file(source):
+    config = json.loads((source / "config.json").read_text())
+    config["auto_map"]["AutoConfig"] = "modeling_tiny.TinyConfig"
+    (source / "config.json").write_text(json.dumps(config))
+    replace_code(
+        source,
+        MODELING.replace("from .configuration_tiny import TinyConfig\n", "")
+        + "\n\nclass TinyConfig(PretrainedConfig):\n"
+        "    def __init__(self, tie_word_embeddings=False, **kwargs):\n"
+        "        super().__init__(tie_word_embeddings=tie_word_embeddings, **kwargs)\n",
+    )
+    code = (Path(hotfix(source).dst_dir) / "modeling_tiny.py").read_text()
+    assert "self.tie_word_embeddings = tie_word_embeddings\n" in code
+    assert "def reset_inv_freq" in code
