@@ -9,6 +9,7 @@ from opensci_lib.hotfix.edit import Edit, Move
 from opensci_lib.hotfix.settings import Settings
 from opensci_lib.hotfix.source import Source
 
+#: What a rule yields.
 Edits = Iterator[Edit | Move]
 
 
