@@ -2,23 +2,22 @@
 
 import json
 
-import libcst as cst
 import pytest
 
-from opensci_lib.hotfix.rule import Rule, Sources, all_rules
-from opensci_lib.hotfix.tree import Tree, UnrecognisedError
+from opensci_lib.hotfix.edit import apply
+from opensci_lib.hotfix.rule import Rule, Sources
+from opensci_lib.hotfix.rules import RULES
+from opensci_lib.hotfix.settings import Settings
+from opensci_lib.hotfix.source import Source, UnrecognisedError
 
 
 def rule(name: str) -> Rule:
-    return next(rule for rule in all_rules() if rule.id == name)
+    return next(rule for rule in RULES if rule.id == name)
 
 
 def rewritten(name: str, source: str, **others: str) -> str:
     """Return `source` after a rule; `others` are the folder's other files by role, as text."""
-    result = rule(name).rewrite(_sources(name, source, others))
-    if result is None:
-        return source
-    return result.code if isinstance(result, cst.Module) else json.dumps(result)
+    return apply(source, [(name, edit) for edit in rule(name).edits(_sources(name, source, others))])
 
 
 def check_transformed(name: str, before: str, after: str, **others: str) -> None:
@@ -29,16 +28,14 @@ def check_transformed(name: str, before: str, after: str, **others: str) -> None
 
 
 def check_noop(name: str, source: str, **others: str) -> None:
-    assert rule(name).rewrite(_sources(name, source, others)) is None
+    assert list(rule(name).edits(_sources(name, source, others))) == []
 
 
 def check_unrecognised(name: str, source: str, line: int, **others: str) -> None:
     """The rule sees its symptom, can't rewrite it, and says where."""
-    sources = _sources(name, source, others)
     with pytest.raises(UnrecognisedError) as caught:
-        rule(name).rewrite(sources)
-    tree = getattr(sources, rule(name).target)
-    assert (tree if isinstance(tree, Tree) else sources.modeling).line(caught.value.node) == line
+        list(rule(name).edits(_sources(name, source, others)))
+    assert caught.value.node.lineno == line
     assert caught.value.what
 
 
@@ -47,10 +44,10 @@ def _compile(source: str) -> None:
 
 
 def _sources(name: str, source: str, others: dict[str, str]) -> Sources:
-    texts = {"modeling": "", **others, rule(name).target: source}
+    texts = {"modeling": "", "config": "{}", **others, rule(name).target: source}
     return Sources(
-        modeling=Tree(texts["modeling"]),
-        configuration=Tree(texts["configuration"]) if "configuration" in texts else None,
-        config=json.loads(texts.get("config", "{}")),
-        tokenizer_config=json.loads(texts["tokenizer_config"]) if "tokenizer_config" in texts else None,
+        modeling=Source(texts["modeling"]),
+        configuration=Source(texts["configuration"]) if "configuration" in texts else None,
+        config=Settings(texts["config"]),
+        tokenizer_config=Settings(texts["tokenizer_config"]) if "tokenizer_config" in texts else None,
     )

@@ -9,7 +9,7 @@ def test_over_several_lines_and_under_another_name():
     check_transformed(
         RULE,
         "import torch as t\n\npositions = t.arange(\n    past, past + count, device=device\n)\n",
-        "import torch as t\n\npositions = t.arange(\n    count, device=device\n) + past\n",
+        "import torch as t\n\npositions = t.arange(count, device=device) + past\n",
     )
 
 

@@ -21,7 +21,9 @@ class Model(Base):
 AFTER = """\
 import copy
 import inspect
+
 import torch
+
 try:
     from transformers.masking_utils import create_causal_mask
 except ImportError:  # until transformers 4.52 a model builds its mask itself
@@ -92,7 +94,24 @@ def test_imports_that_are_there_are_not_repeated():
 def test_imports_go_first_and_last():
     before = BEFORE.replace("import torch\n", '"""Doc."""\n\nimport torch\nfrom torch import nn\n')
     lines = rewritten(RULE, before).splitlines()
-    assert lines[2:7] == ["import copy", "import inspect", "import torch", "from torch import nn", "try:"]
+    expected = ["import copy", "import inspect", "", "import torch", "from torch import nn", "", "try:"]
+    assert lines[2:9] == expected
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("import abc\nimport json\n", "import abc\nimport copy\nimport inspect\nimport json\n"),
+        ("from typing import List\n", "import copy\nimport inspect\nfrom typing import List\n"),
+        ("import abc\n", "import abc\nimport copy\nimport inspect\n"),
+        ("import copy\nimport math\n", "import copy\nimport inspect\nimport math\n"),
+        ("from __future__ import annotations\n\nimport math\n", None),
+    ],
+)
+def test_modules_go_where_a_linter_sorts_them(before, after):
+    after = after or "from __future__ import annotations\n\nimport copy\nimport inspect\nimport math\n"
+    result = rewritten(RULE, BEFORE.replace("import torch\n", before + "\nimport torch\n"))
+    assert result.startswith(after + "\nimport torch\n\ntry:\n")
 
 
 def test_below_the_docstring():

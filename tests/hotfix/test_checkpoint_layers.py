@@ -33,7 +33,7 @@ class Model(nn.Module):
             else:
                 x = layer(x)
 """
-IMPORT = """\
+IMPORT = """
 try:
     from transformers.modeling_layers import GradientCheckpointingLayer
 except ImportError:  # until transformers 4.51 the model checkpoints its layers itself

@@ -8,16 +8,17 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from opensci_lib import hotfix as hotfix_module
 from opensci_lib.cli import main
 from opensci_lib.errors import OpensciError
-from opensci_lib.hotfix import hotfix
-from opensci_lib.hotfix.rule import all_rules
+from opensci_lib.hotfix import all_rules, hotfix
+from opensci_lib.hotfix.edit import Edit
+from opensci_lib.hotfix.rules import RULES
 from opensci_lib.model_folder import check_model_folder
 from tests.hotfix.folder import MODELING, make_folder
 
@@ -267,48 +268,111 @@ def test_weights_of_equal_size_and_time_are_taken_for_the_same(source):
     assert not hotfix(source, rules=FEW).written
 
 
-_CHANGED_CODE = """
-import sys
-from pathlib import Path
-import opensci_lib
-from opensci_lib.hotfix import hotfix
-
-package, source = Path("opensci_lib").absolute(), sys.argv[1]
-assert Path(opensci_lib.__file__).parent == package
-
-
-def written():
-    return hotfix(source, rules=["auto-model", "tied-keys"]).written
+def test_a_folder_is_made_again_where_the_rules_make_another_of_it(source, monkeypatch):
+    hotfix(source, rules=FEW)
+    rules = [
+        replace(rule, edits=lambda sources: [Edit(0, 0, "# new\n")]) if rule.id == "tied-keys" else rule
+        for rule in RULES
+    ]
+    monkeypatch.setattr("opensci_lib.hotfix.rewriting.RULES", rules)
+    assert [hotfix(source, rules=FEW).written for _ in range(2)] == [True, False]
 
 
-found = [written(), written()]
-for module in ("rules/tied_keys.py", "__init__.py", "tree.py", "rule.py"):
-    with (package / "hotfix" / module).open("a") as file:
-        file.write("# mended\\n")
-    found += [written(), written()]
-(package / "hotfix" / "rules" / "new.py").touch()
-print([*found, written()])
-"""
+def test_the_record_tells_of_contents_alone(source, tmp_path, monkeypatch):
+    """A version whose rules make the same of the folder leaves it; with another notice in the code it is another."""
+    json_only = ["auto-model"]
+    fixed = Path(hotfix(source, rules=json_only).dst_dir)
+    code = Path(hotfix(source, tmp_path / "code", rules=FEW).dst_dir)
+    before = contents(fixed)
+    assert json.loads(before["hotfix.json"]).keys() == {"tool", "rules", "sources", "applied", "changed"}
+    for module in ("opensci_lib.hotfix", "opensci_lib.hotfix.rewriting"):
+        monkeypatch.setattr(f"{module}.version", lambda _: "9.9")
+    assert not hotfix(source, rules=json_only).written
+    assert contents(fixed) == before
+    assert hotfix(source, code, rules=FEW).written
 
 
-def test_a_folder_that_older_rules_made_is_made_again(source, tmp_path):
-    """On a copy of the package, of which a rule is mended."""
-    package = Path(hotfix_module.__file__).parents[1]
-    shutil.copytree(package, tmp_path / "copy" / "opensci_lib", ignore=shutil.ignore_patterns("__pycache__"))
-    ran = subprocess.run(
-        [sys.executable, "-c", _CHANGED_CODE, source],
-        cwd=tmp_path / "copy",
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert ran.stdout.strip() == str([True, False] * 5 + [True])
+def code_of(source: Path, text: str) -> str:
+    (source / "modeling_tiny.py").write_bytes(text.encode())
+    return (Path(hotfix(source).dst_dir) / "modeling_tiny.py").read_bytes().decode()
 
 
-def test_windows_line_ends_stay(source):
-    (source / "modeling_tiny.py").write_bytes(MODELING.replace("\n", "\r\n").encode())
-    code = (Path(hotfix(source).dst_dir) / "modeling_tiny.py").read_bytes()
-    assert code.count(b"\n") == code.count(b"\r\n")
+def lines_of(text: str) -> list[str]:
+    """Return a file's lines without the notice of change, which names the digest of its source."""
+    return [line for line in text.splitlines() if not line.startswith("# The source's sha256")]
+
+
+@pytest.mark.parametrize(
+    ("there", "back"),
+    [
+        (lambda text: text.replace("\n", "\r\n"), lambda text: text.replace("\r\n", "\n")),
+        (lambda text: "\ufeff" + text, lambda text: text.removeprefix("\ufeff")),
+        (lambda text: text.replace("    ", "\t"), lambda text: text.replace("\t", "    ")),
+        (lambda text: text.removesuffix("\n"), lambda text: text + "\n"),
+    ],
+)
+def test_the_looks_of_a_file_stay(source, tmp_path, there, back):
+    plain = code_of(make_folder(tmp_path / "plain" / "tiny"), MODELING)
+    looks = code_of(source, there(MODELING))
+    assert lines_of(back(looks)) == lines_of(plain)
+    assert looks == there(back(looks))
+
+
+def test_code_is_laid_out_as_a_linter_wants_it(source):
+    """What the source keeps to, its rewriting keeps to; and no line gets longer than 119 characters."""
+    names = ["modeling_tiny.py", "configuration_tiny.py"]
+    fixed = Path(hotfix(source).dst_dir)
+    for command in (["check", "--select=E402,E5,I,W"], ["format", "--check"]):
+        options = [*command, "--no-cache", "--isolated", "--line-length=119"]
+        for file in [folder / name for folder in (source, fixed) for name in names]:
+            ran = subprocess.run(
+                [sys.executable, "-m", "ruff", *options, file], capture_output=True, text=True, check=False
+            )
+            assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_settings_keep_their_layout(source):
+    text = json.dumps({**json.loads((source / "config.json").read_text()), "tiny": 1e-5}, indent=3)
+    text = text.replace("1e-05", "1.0E-5").replace("\n}", "\n  }")
+    (source / "config.json").write_text(text)
+    diff = hotfix(source, rules=["auto-model"], dry_run=True).diff.splitlines()
+    assert [line for line in diff[2:] if line[0] in "-+"] == [
+        '-      "AutoModel": "modeling_tiny.TinyPreTrainedModel",',
+        '+      "AutoModel": "modeling_tiny.TinyModel",',
+    ]
+
+
+@pytest.mark.parametrize(
+    "nested",
+    [
+        "x = " + "(" * 3000 + ")" * 3000,
+        "x = a" + ".b" * 20_000,
+        "x = " + "+".join(["1"] * 20_000),
+        "x = " + "-" * 50_000 + "1",
+        "x = '\0'",
+    ],
+    ids=["parentheses", "attributes", "sum", "signs", "zero"],
+)
+def test_code_that_cannot_be_parsed_is_refused_in_a_sentence(source, nested):
+    replace_code(source, f"{MODELING}\n{nested}\n")
+    check_refused(source, "modeling_tiny.py", "download the model again")
+
+
+def with_edits(monkeypatch, *edits: Edit) -> None:
+    """Let the first rules for code ask for these edits alone."""
+    rules = [rule for rule in RULES if rule.target == "modeling"]
+    changed = [replace(rule, edits=lambda _, edit=edit: [edit]) for rule, edit in zip(rules, edits, strict=False)]
+    monkeypatch.setattr("opensci_lib.hotfix.rewriting.RULES", changed)
+
+
+def test_a_rule_that_would_leave_no_python_is_named(source, monkeypatch):
+    with_edits(monkeypatch, Edit(0, 0, "("))
+    check_refused(source, "modeling_tiny.py", "attention-switch", "--rules")
+
+
+def test_rules_for_one_place_are_named(source, monkeypatch):
+    with_edits(monkeypatch, Edit(0, 3, ""), Edit(2, 4, ""))
+    check_refused(source, "Rules attention-switch and cache-length", "modeling_tiny.py (line 1)")
 
 
 def test_a_destination_of_others_is_refused(source, tmp_path):
@@ -458,3 +522,37 @@ def test_an_error_is_a_sentence_on_the_command_line(tmp_path):
     result = invoke("--src_dir", tmp_path / "nowhere")
     assert result.exit_code == 1
     assert result.output.startswith("Error: ")
+
+
+@pytest.mark.parametrize("left_out", sorted(rule.id for rule in RULES))
+def test_any_rule_may_be_left_out(source, left_out):
+    """What the others make of the folder is Python still, and needs nothing more from them."""
+    others = [rule.id for rule in RULES if rule.id != left_out]
+    fixed = Path(hotfix(source, rules=others).dst_dir)
+    compile((fixed / "modeling_tiny.py").read_text(), "modeling", "exec")
+    assert hotfix(fixed, rules=others).applied == {}
+
+
+def test_the_librarys_weights_come_before_the_rotary_ones(source):
+    lines = (Path(hotfix(source).dst_dir) / "modeling_tiny.py").read_text().splitlines()
+    start = lines.index("    def _init_weights(self, module):")
+    assert [line.strip() for line in lines[start + 1 : start + 3]] == [
+        "super()._init_weights(module)",
+        "if isinstance(module, TinyRotaryEmbedding):",
+    ]
+
+
+def test_model_and_configuration_may_share_a_file(source):
+    config = json.loads((source / "config.json").read_text())
+    config["auto_map"]["AutoConfig"] = "modeling_tiny.TinyConfig"
+    (source / "config.json").write_text(json.dumps(config))
+    replace_code(
+        source,
+        MODELING.replace("from .configuration_tiny import TinyConfig\n", "")
+        + "\n\nclass TinyConfig(PretrainedConfig):\n"
+        "    def __init__(self, tie_word_embeddings=False, **kwargs):\n"
+        "        super().__init__(tie_word_embeddings=tie_word_embeddings, **kwargs)\n",
+    )
+    code = (Path(hotfix(source).dst_dir) / "modeling_tiny.py").read_text()
+    assert "self.tie_word_embeddings = tie_word_embeddings\n" in code
+    assert "def reset_inv_freq" in code

@@ -40,7 +40,9 @@ def test_the_only_import_of_its_line():
 @pytest.mark.parametrize("home", ["transformers.utils", "transformers.utils.generic"])
 def test_both_of_its_homes(home):
     check_transformed(RULE, f"from {home} import LossKwargs\n", TRY)
-    check_transformed(RULE, f"import {home} as home\nhome.LossKwargs\n", f"import {home} as home\n{TRY}LossKwargs\n")
+    check_transformed(
+        RULE, f"import {home} as home\nhome.LossKwargs\n", f"import {home} as home\n\n{TRY}LossKwargs\n"
+    )
     check_unrecognised(RULE, f"from {home} import *\n", 1)
 
 
@@ -48,7 +50,7 @@ def test_one_import_among_others():
     check_transformed(
         RULE,
         "from transformers.utils import (\n    LossKwargs,  # typing\n    logging,\n)\n",
-        f"from transformers.utils import (\n    logging,\n)\n{TRY}",
+        f"from transformers.utils import (\n    logging,\n)\n\n{TRY}",
     )
 
 
@@ -56,7 +58,7 @@ def test_the_last_import_of_several():
     check_transformed(
         RULE,
         "from transformers.utils import logging, LossKwargs\n",
-        f"from transformers.utils import logging\n{TRY}",
+        f"from transformers.utils import logging\n\n{TRY}",
     )
 
 
@@ -95,7 +97,7 @@ def test_as_an_attribute_of_a_module(imported, used):
     check_transformed(
         RULE,
         f"{imported}\nclass Kwargs({used}.LossKwargs): ...\n",
-        f"{imported}\n{TRY}class Kwargs(LossKwargs): ...\n",
+        f"{imported}\n\n{TRY}class Kwargs(LossKwargs): ...\n",
     )
 
 
@@ -112,7 +114,7 @@ def test_windows_line_ends_stay():
     check_transformed(
         RULE,
         "from transformers.utils import LossKwargs, logging\r\n",
-        f"from transformers.utils import logging\n{TRY}".replace("\n", "\r\n"),
+        f"from transformers.utils import logging\n\n{TRY}".replace("\n", "\r\n"),
     )
 
 

@@ -129,10 +129,20 @@ def test_windows_line_ends_stay():
         # names that only __init__ has
         BEFORE.replace("config, device=None", "config, base, device=None").replace("(self.config,", "(base,"),
         BEFORE.replace("self.config = config", "pass").replace("(self.config,", "(config,"),
+        BEFORE.replace("config, device=None", "config, device=None, inv_freq=None").replace(
+            "rope_init_fn(self.config, device)", "rope_init_fn(inv_freq, device)"
+        ),
     ],
 )
 def test_named_with_its_line(source):
     check_unrecognised(RULE, source, 7)
+
+
+def test_what_follows_the_last_use_stays():
+    line = '        self.register_buffer("inv_freq", inv_freq, persistent=False)\n'
+    more = "        # other\n        self.other = 1\n"
+    reset = "        self.reset_inv_freq(device)\n"
+    check_transformed(RULE, BEFORE.replace(line, line + more), AFTER.replace(reset, reset + more, 1))
 
 
 def test_two_models_in_one_file_are_refused():

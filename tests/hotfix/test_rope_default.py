@@ -78,6 +78,13 @@ def test_however_the_table_is_imported(imported, table):
     check_transformed(RULE, with_import(BEFORE), with_import(AFTER))
 
 
+def test_two_lookups_share_the_method():
+    line = "        self.rope_init_fn = ROPE_INIT_FUNCTIONS[self.rope_type]\n"
+    result = rewritten(RULE, BEFORE.replace(line, line + line.replace("rope_init_fn", "other")))
+    assert result.count("def compute_default_rope_parameters") == 1
+    assert result.count('if self.rope_type == "default":') == 2
+
+
 @pytest.mark.parametrize(
     "source",
     [

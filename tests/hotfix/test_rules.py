@@ -2,19 +2,19 @@
 
 import pytest
 
-from opensci_lib.hotfix.rule import all_rules
+from opensci_lib.hotfix.rules import RULES
 from tests.hotfix.specification import check_transformed, rule
 
 
-@pytest.mark.parametrize("name", [rule.id for rule in all_rules()])
+@pytest.mark.parametrize("name", [rule.id for rule in RULES])
 def test_the_rule_does_what_its_own_example_says(name):
     shown = rule(name)
     check_transformed(name, shown.before, shown.after, **shown.others)
 
 
-@pytest.mark.parametrize("rule", all_rules(), ids=lambda rule: rule.id)
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.id)
 def test_the_rule_introduces_itself(rule):
-    assert rule.rewrite.__module__.endswith(f".rules.{rule.id.replace('-', '_')}")
+    assert rule.edits.__module__.endswith(f".rules.{rule.id.replace('-', '_')}")
     assert rule.cause.endswith(".")
     assert rule.releases
     assert all(name.startswith("TRF") for name in rule.trf)

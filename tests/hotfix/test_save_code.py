@@ -5,7 +5,7 @@ import pytest
 from tests.hotfix.specification import check_noop, check_transformed
 
 RULE = "save-code"
-LINE = '    _auto_class = "{}"  # so that save_pretrained copies this file\n'
+LINE = '    _auto_class = "{}"  # so that save_pretrained copies this file\n\n'
 CONFIG = json.dumps(
     {
         "auto_map": {

@@ -36,8 +36,9 @@ def test_left_alone(source):
     "keys", ["['lm_head.weight']", '["lm_head.weight",]', '("lm_head.weight",)', '{"lm_head.weight"}']
 )
 def test_any_literal_collection(keys):
-    quoted = "'lm_head.weight'" if "'" in keys else '"lm_head.weight"'
-    check_transformed(RULE, head(keys), head(f'{{{quoted}: "model.embed_tokens.weight"}}') + MARK)
+    inner = keys[1:-1].replace("weight'", "weight': X").replace('weight"', 'weight": X')
+    after = f"{{{inner}}}".replace("X", '"model.embed_tokens.weight"')
+    check_transformed(RULE, head(keys), head(after) + MARK)
 
 
 def test_an_annotated_assignment():

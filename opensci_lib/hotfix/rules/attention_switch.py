@@ -5,13 +5,10 @@ subscripts `ALL_ATTENTION_FUNCTIONS`, from 5.1 on whether it calls that object's
 which older releases lack. Where each layer looks its attention up as it runs, the answer is yes.
 """
 
-from typing import Any
+import ast
 
-import libcst as cst
-import libcst.matchers as m
-
-from opensci_lib.hotfix.rule import Rule, Sources
-from opensci_lib.hotfix.tree import Tree, UnrecognisedError, method, replace, statements
+from opensci_lib.hotfix.rule import Edits, Rule, Sources
+from opensci_lib.hotfix.source import FUNCTIONS, UnrecognisedError, method
 
 _TABLE = "transformers.modeling_utils.ALL_ATTENTION_FUNCTIONS"
 _BASE = {"transformers.PreTrainedModel", "transformers.modeling_utils.PreTrainedModel"}
@@ -23,27 +20,20 @@ def {_ANSWER}(cls):
 """
 
 
-def rewrite(sources: Sources) -> cst.Module | None:
+def edits(sources: Sources) -> Edits:
     """Answer for each model of the file, where the layers look their attention up as they run."""
-    tree = sources.modeling
-    uses = [node for node in tree.find(m.Subscript()) if _TABLE in tree.names(node.value)]
-    if not uses or tree.find(m.Attribute(attr=m.Name("get_interface"))):
-        return None
-    changes: dict = {}
-    for owner in tree.classes.values():
-        if any(tree.names(base.value) & _BASE for base in owner.bases) and method(owner, _ANSWER) is None:
-            changes[owner.body] = _with_answer(tree)
-    for use in uses if changes else []:
-        function = tree.enclosing(use, cst.FunctionDef)
-        if function is None or function.name.value == "__init__":
-            raise UnrecognisedError(use, "the attention function is chosen before the model runs")
-    return replace(tree.module, changes) if changes else None
-
-
-def _with_answer(tree: Tree) -> Any:
-    [answer] = statements(_METHOD, tree.module)
-    answer = answer.with_changes(leading_lines=[cst.EmptyLine(indent=False)])
-    return lambda body: body.with_changes(body=[*body.body, answer])
+    source = sources.modeling
+    uses = [node for node in source.find(ast.Subscript) if _TABLE in source.names(node.value)]
+    if not uses or any(node.attr == "get_interface" for node in source.find(ast.Attribute)):
+        return
+    for owner in source.classes.values():
+        if method(owner, _ANSWER) or not any(source.names(base) & _BASE for base in owner.bases):
+            continue
+        for use in uses:
+            function = source.enclosing(use, *FUNCTIONS)
+            if function is None or function.name == "__init__":
+                raise UnrecognisedError(use, "the attention function is chosen before the model runs")
+        yield source.last_in(owner, _METHOD)
 
 
 _EXAMPLE = (
@@ -59,14 +49,12 @@ _EXAMPLE = (
 
 RULE = Rule(
     id="attention-switch",
-    target="modeling",
     releases="5.1 and later",
     cause=(
         "model.set_attn_implementation changes nothing but logs a warning: the file lacks a call that it looks for."
     ),
     before=_EXAMPLE,
     after=_EXAMPLE + "\n" + "".join(f"    {line}\n" for line in _METHOD.splitlines()),
-    trf=(),
     signs=("does not support setting its attention implementation dynamically",),
-    rewrite=rewrite,
+    edits=edits,
 )

@@ -3,27 +3,22 @@
 The published file defines a sequence classifier that no auto class leads to.
 """
 
-from typing import Any
-
-from opensci_lib.hotfix.rule import Rule, Sources
-from opensci_lib.hotfix.tree import method
+from opensci_lib.hotfix.rule import Edits, Rule, Sources
+from opensci_lib.hotfix.source import method
 
 _HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
 
 
-def rewrite(sources: Sources) -> dict[str, Any] | None:
+def edits(sources: Sources) -> Edits:
     """Add an entry for each class that is named after a head and has a `forward`."""
     auto_map = sources.config.get("auto_map", {})
     if "AutoModelForCausalLM" not in auto_map:
-        return None
+        return
     file = auto_map["AutoModelForCausalLM"].rpartition(".")[0]
-    added = {
-        f"AutoModel{head}": f"{file}.{name}"
-        for name, node in sources.modeling.classes.items()
-        for head in _HEADS
-        if name.endswith(head) and f"AutoModel{head}" not in auto_map and method(node, "forward")
-    }
-    return {**sources.config, "auto_map": {**auto_map, **added}} if added else None
+    for name, node in sources.modeling.classes.items():
+        for head in _HEADS:
+            if name.endswith(head) and f"AutoModel{head}" not in auto_map and method(node, "forward"):
+                yield sources.config.set("auto_map", f"AutoModel{head}", value=f"{file}.{name}")
 
 
 RULE = Rule(
@@ -36,7 +31,6 @@ RULE = Rule(
         '{"auto_map": {"AutoModelForCausalLM": "modeling_opensci.ForCausalLM", '
         '"AutoModelForSequenceClassification": "modeling_opensci.ForSequenceClassification"}}'
     ),
-    trf=(),
-    rewrite=rewrite,
+    edits=edits,
     others={"modeling": "class ForSequenceClassification(Base):\n    def forward(self): ...\n"},
 )

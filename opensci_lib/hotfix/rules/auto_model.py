@@ -4,39 +4,39 @@ The published config.json names the abstract base class there, which has no `for
 `AutoModel.from_pretrained` never worked, on any release.
 """
 
-from typing import Any
+import ast
 
-import libcst.matchers as m
-
-from opensci_lib.hotfix.rule import Rule, Sources
-from opensci_lib.hotfix.tree import Tree, UnrecognisedError, method
+from opensci_lib.hotfix.rule import Edits, Rule, Sources
+from opensci_lib.hotfix.source import Source, UnrecognisedError, dotted, method
 
 
-def rewrite(sources: Sources) -> dict[str, Any] | None:
+def edits(sources: Sources) -> Edits:
     """Name the class that the causal language model builds on, if the one named has no `forward`."""
-    tree, auto_map = sources.modeling, sources.config.get("auto_map", {})
+    source, auto_map = sources.modeling, sources.config.get("auto_map", {})
     reference = auto_map.get("AutoModel")
     if reference is None or "AutoModelForCausalLM" not in auto_map:
-        return None
+        return
     module, _, named = reference.rpartition(".")
-    if named not in tree.classes or _has_forward(tree, named):
-        return None
-    head = tree.classes[auto_map["AutoModelForCausalLM"].rpartition(".")[2]]
+    head = source.classes.get(auto_map["AutoModelForCausalLM"].rpartition(".")[2])
+    if head is None or named not in source.classes or _has_forward(source, named):
+        return
+    initializer = method(head, "__init__")
+    made = [dotted(call.func) for call in source.find(ast.Call, within=initializer)] if initializer else []
     models = [
         name
-        for node in tree.find(m.Call(func=m.Name()), method(head, "__init__"))
-        if (name := node.func.value) in tree.classes and named in tree.ancestry(name) and _has_forward(tree, name)
+        for name in made
+        if name in source.classes and named in source.ancestry(name) and _has_forward(source, name)
     ]
     if len(models) != 1:
         raise UnrecognisedError(
-            head, f"auto_map.AutoModel names {named}, which has no forward, and {head.name.value} shows no other"
+            head, f"auto_map.AutoModel names {named}, which has no forward, and {head.name} shows no other"
         )
-    return {**sources.config, "auto_map": {**auto_map, "AutoModel": f"{module}.{models[0]}"}}
+    yield sources.config.set("auto_map", "AutoModel", value=f"{module}.{models[0]}")
 
 
-def _has_forward(tree: Tree, name: str) -> bool:
-    own = [base for base in tree.ancestry(name) if base in tree.classes]
-    return any(method(tree.classes[base], "forward") for base in own)
+def _has_forward(source: Source, name: str) -> bool:
+    own = [source.classes[base] for base in source.ancestry(name) if base in source.classes]
+    return any(method(base, "forward") for base in own)
 
 
 RULE = Rule(
@@ -52,8 +52,7 @@ RULE = Rule(
         '{"auto_map": {"AutoModel": "modeling_opensci.OpensciModel", '
         '"AutoModelForCausalLM": "modeling_opensci.OpensciForCausalLM"}}'
     ),
-    trf=(),
-    rewrite=rewrite,
+    edits=edits,
     others={
         "modeling": (
             "class OpensciPreTrainedModel(PreTrainedModel): ...\n"

@@ -6,42 +6,33 @@ pass it by name, so that it arrives among the keyword arguments; where it is mis
 computes it already.
 """
 
-import libcst as cst
-import libcst.matchers as m
-
-from opensci_lib.hotfix.rule import Rule, Sources
-from opensci_lib.hotfix.tree import UnrecognisedError, after_docstring, method, replace, statements
+from opensci_lib.hotfix.rule import Edits, Rule, Sources
+from opensci_lib.hotfix.source import UnrecognisedError, arguments, method
 
 _NAME = "cache_position"
-_OPTIONAL = m.Param(name=m.Name(_NAME), default=m.Name("None"))
 
 
-def rewrite(sources: Sources) -> cst.Module | None:
+def edits(sources: Sources) -> Edits:
     """Pop it from the keyword arguments of each model's `forward`."""
-    tree = sources.modeling
-    changes: dict = {}
-    for name, owner in tree.classes.items():
+    source = sources.modeling
+    for name, owner in source.classes.items():
         forward = method(owner, "forward")
-        if forward is None or not any(base.endswith("PreTrainedModel") for base in tree.ancestry(name)):
+        if forward is None or not any(base.endswith("PreTrainedModel") for base in source.ancestry(name)):
             continue
-        parameters = [*forward.params.params, *forward.params.kwonly_params]
-        named = [parameter for parameter in parameters if parameter.name.value == _NAME]
+        named = [argument for argument in [*forward.args.args, *forward.args.kwonlyargs] if argument.arg == _NAME]
         if not named:
             continue
-        if not m.matches(named[0], _OPTIONAL) or named[0] not in forward.params.params:
+        default = source.default(forward, _NAME) if _NAME in arguments(forward) else None
+        if default is None or source.code(default) != "None":
             raise UnrecognisedError(named[0], f"{_NAME} is no optional positional argument")
-        if forward.params.star_kwarg is None:
+        if forward.args.kwarg is None:
             raise UnrecognisedError(named[0], "forward takes no other keyword arguments")
-        keywords = forward.params.star_kwarg.name.value
-        added = statements(f'{_NAME} = {keywords}.pop("{_NAME}", None)\n', tree.module)
-        changes[named[0]] = None
-        changes[forward.body] = lambda body, added=added: body.with_changes(body=after_docstring(body, added))
-    return replace(tree.module, changes) if changes else None
+        yield source.without_argument(forward, _NAME)
+        yield source.first_in(forward, f'{_NAME} = {forward.args.kwarg.arg}.pop("{_NAME}", None)')
 
 
 RULE = Rule(
     id="cache-position",
-    target="modeling",
     releases="5.13 and later",
     cause="generate() warns that it will stop passing cache_position to models that name it as an argument.",
     before=(
@@ -60,5 +51,5 @@ RULE = Rule(
         "        return self.layers(input_ids, cache_position)\n"
     ),
     trf=("TRF044",),
-    rewrite=rewrite,
+    edits=edits,
 )

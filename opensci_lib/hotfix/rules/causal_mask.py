@@ -5,13 +5,11 @@ itself, and `generate` called its `_prepare_4d_causal_attention_mask_with_cache_
 caches: until 5.2, if the model has one, but with a signature that changed on the way.
 """
 
-from typing import Any
+import ast
+import sys
 
-import libcst as cst
-import libcst.matchers as m
-
-from opensci_lib.hotfix.rule import Rule, Sources
-from opensci_lib.hotfix.tree import Tree, UnrecognisedError, after_docstring, method, replace, statements
+from opensci_lib.hotfix.rule import Edits, Rule, Sources
+from opensci_lib.hotfix.source import FUNCTIONS, Function, Source, UnrecognisedError, arguments, method
 
 _CALLED_BY_GENERATE = "_prepare_4d_causal_attention_mask_with_cache_position"
 _BUILDER = "_update_causal_mask"
@@ -50,96 +48,74 @@ if create_causal_mask is not None:
     # Where it is missing, generate() builds the mask for a static cache in the release's own way.
     del {owner}.{method}
 """
-_EQUAL = cst.AssignEqual(cst.SimpleWhitespace(""), cst.SimpleWhitespace(""))
-_TOP_LEVEL_IMPORT = m.SimpleStatementLine(body=[m.Import() | m.ImportFrom()])
 
 
-def rewrite(sources: Sources) -> cst.Module | None:
+def edits(sources: Sources) -> Edits:
     """Call `create_causal_mask` first in `_update_causal_mask`; hide from `generate` what it would misuse."""
-    tree = sources.modeling
-    changes: dict = {}
-    for name, owner in tree.classes.items():
+    source = sources.modeling
+    changed = False
+    for name, owner in source.classes.items():
         called, builder = method(owner, _CALLED_BY_GENERATE), method(owner, _BUILDER)
-        if builder is not None and not tree.find(m.Name("create_causal_mask"), builder):
-            changes[builder.body] = _with_call(tree, builder)
-            changes |= _with_position_ids(tree, owner, builder)
-            if called is not None:
-                changes[owner] = _with_removal(tree, name)
-        elif called is not None and builder is None:
+        if builder is None and called is not None:
             raise UnrecognisedError(called, f"{name} builds its mask elsewhere than in {_BUILDER}")
-    if not changes:
-        return None
-    imports = [line for line in tree.module.body if m.matches(line, _TOP_LEVEL_IMPORT)]
-    if not imports:
-        raise UnrecognisedError(tree.module.body[0], "the file imports nothing at its top level")
-    changes[imports[0]] = lambda line: _with_modules(tree, line)
-    if len(imports) == 1:
-        changes[imports[0]] = lambda line: [*_with_modules(tree, line), *statements(_IMPORT, tree.module)]
-    else:
-        changes[imports[-1]] = lambda line: [line, *statements(_IMPORT, tree.module)]
-    return replace(tree.module, changes)
+        if builder is None or "create_causal_mask" in source.code(builder):
+            continue
+        changed = True
+        yield source.first_in(builder, _call(source, builder))
+        yield from _with_position_ids(source, owner, builder)
+        if called is not None:
+            yield source.after(owner, "\n\n" + _REMOVAL.format(owner=name, method=_CALLED_BY_GENERATE))
+    if changed:
+        yield source.below_imports(_IMPORT)
+        yield from _with_modules(source)
 
 
-def _with_call(tree: Tree, builder: cst.FunctionDef) -> Any:
-    parameters = [parameter.name.value for parameter in builder.params.params]
-    embeds = next((name for name in ("input_tensor", "inputs_embeds", "input_embeds") if name in parameters), None)
+def _call(source: Source, builder: Function) -> str:
+    known = arguments(builder)
+    embeds = next((name for name in ("input_tensor", "inputs_embeds", "input_embeds") if name in known), None)
     needed = {"self", "attention_mask", "cache_position", "past_key_values", "output_attentions"}
-    if embeds is None or not needed.issubset(parameters):
+    if embeds is None or not needed.issubset(known):
         raise UnrecognisedError(builder, f"{_BUILDER} takes other arguments than in transformers 4.48")
-    if (torch := tree.name_of("torch")) is None:
+    if (torch := source.name_of("torch")) is None:
         raise UnrecognisedError(builder, "the file does not import torch")
-    call = statements(_CALL.format(embeds=embeds, torch=torch), tree.module)
-    return lambda body: body.with_changes(body=after_docstring(body, call))
+    return _CALL.format(embeds=embeds, torch=torch)
 
 
-def _with_position_ids(tree: Tree, owner: cst.ClassDef, builder: cst.FunctionDef) -> dict:
+def _with_position_ids(source: Source, owner: ast.ClassDef, builder: Function) -> Edits:
     """Hand the builder `position_ids`, by which later releases keep sequences apart that share a row."""
-    changes: dict = {}
-    if all(parameter.name.value != "position_ids" for parameter in builder.params.params):
-        changes[builder.params] = _with_parameter
-    to_builder = m.Call(func=m.Attribute(value=m.Name("self"), attr=m.Name(_BUILDER)))
-    for call in tree.find(to_builder, owner):
-        caller = tree.enclosing(call, cst.FunctionDef)
-        known = [] if caller is None else [parameter.name.value for parameter in caller.params.params]
-        given = [argument.keyword.value for argument in call.args if argument.keyword]
-        if "position_ids" in known and "position_ids" not in given:
-            changes[call] = _with_argument
-    return changes
+    known = arguments(builder)
+    if "position_ids" not in known:
+        *_, last = known
+        items = [*known.values()][:-1]
+        yield from source.appended([*items, source.default(builder, last) or known[last]], "position_ids=None")
+    for call in source.calls(f"self.{_BUILDER}", owner):
+        caller = source.enclosing(call, *FUNCTIONS)
+        given = {keyword.arg for keyword in call.keywords}
+        if caller is not None and "position_ids" in arguments(caller) and "position_ids" not in given:
+            yield from source.appended([*call.args, *call.keywords], "position_ids=position_ids")
 
 
-def _with_parameter(parameters: cst.Parameters) -> cst.Parameters:
-    *others, last = parameters.params
-    added = last.with_changes(name=cst.Name("position_ids"), annotation=None, default=cst.Name("None"), equal=_EQUAL)
-    last = last.with_changes(comma=parameters.params[0].comma, whitespace_after_param=cst.SimpleWhitespace(""))
-    return parameters.with_changes(params=[*others, last, added])
+def _with_modules(source: Source) -> Edits:
+    """Import `copy` and `inspect` where the file imports the standard library."""
+    imports = [line for line in source.imports() if _module(line) != "__future__"]
+    standard = [line for line in imports if _module(line) in sys.stdlib_module_names]
+    missing = [name for name in ("copy", "inspect") if source.name_of(name) != name]
+    if not standard:
+        yield source.before((imports or source.imports())[0], "".join(f"import {name}\n" for name in missing) + "\n")
+        return
+    for name in missing:
+        later = [line for line in standard if isinstance(line, ast.ImportFrom) or line.names[0].name > name]
+        yield source.before(later[0], f"import {name}") if later else source.after(standard[-1], f"import {name}")
 
 
-def _with_argument(call: cst.Call) -> cst.Call:
-    *others, last = call.args
-    added = last.with_changes(keyword=cst.Name("position_ids"), value=cst.Name("position_ids"), equal=_EQUAL)
-    last = last.with_changes(comma=call.args[0].comma, whitespace_after_arg=cst.SimpleWhitespace(""))
-    return call.with_changes(args=[*others, last, added])
-
-
-def _with_removal(tree: Tree, owner: str) -> Any:
-    [removal] = statements(_REMOVAL.format(owner=owner, method=_CALLED_BY_GENERATE), tree.module)
-    blank = [cst.EmptyLine(indent=False), cst.EmptyLine(indent=False)]
-    return lambda node: [node, removal.with_changes(leading_lines=blank)]
-
-
-def _with_modules(tree: Tree, line: Any) -> list:
-    """Put `import copy` and `import inspect` before the file's first import."""
-    missing = [name for name in ("copy", "inspect") if tree.name_of(name) != name]
-    added = [statement for name in missing for statement in statements(f"import {name}\n", tree.module)]
-    if not added:
-        return [line]
-    added[0] = added[0].with_changes(leading_lines=line.leading_lines)
-    return [*added, line.with_changes(leading_lines=[])]
+def _module(line: ast.Import | ast.ImportFrom) -> str:
+    """Return the package that an import starts from, or "" for one within the folder."""
+    name = line.names[0].name if isinstance(line, ast.Import) else "" if line.level else line.module or ""
+    return name.partition(".")[0]
 
 
 RULE = Rule(
     id="causal-mask",
-    target="modeling",
     releases="4.53 and later",
     cause=(
         "From 4.53 on generate() calls the model's mask builder for static caches with other arguments, from 5.20 on "
@@ -164,7 +140,9 @@ RULE = Rule(
     after=(
         "import copy\n"
         "import inspect\n"
-        "import torch\n" + _IMPORT + "\n"
+        "\n"
+        "import torch\n"
+        "\n" + _IMPORT + "\n"
         "class Model(Base):\n"
         "    def forward(self, x, mask, position_ids):\n"
         "        return self._update_causal_mask(mask, x, position_ids, None, False, position_ids=position_ids)\n"
@@ -181,6 +159,5 @@ RULE = Rule(
         "\n"
         "\n" + _REMOVAL.format(owner="Model", method=_CALLED_BY_GENERATE)
     ),
-    trf=(),
-    rewrite=rewrite,
+    edits=edits,
 )

@@ -4,20 +4,13 @@ It exists from 4.52 on: a layer derived from it checkpoints itself. From 5.16 on
 of gradient checkpointing counts such layers and no others. Before 4.52 the model goes on doing it.
 """
 
-from typing import Any
+import ast
 
-import libcst as cst
-import libcst.matchers as m
+from opensci_lib.hotfix.edit import Edit
+from opensci_lib.hotfix.rule import Edits, Rule, Sources
+from opensci_lib.hotfix.source import Source, UnrecognisedError, dotted
 
-from opensci_lib.hotfix.rule import Rule, Sources
-from opensci_lib.hotfix.tree import Tree, UnrecognisedError, replace, statements
-
-_CHECKPOINTING = m.Call(func=m.Attribute(value=m.Name("self"), attr=m.Name("_gradient_checkpointing_func")))
-_FLAG = m.Attribute(value=m.Name("self"), attr=m.Name("gradient_checkpointing"))
-_TRAINING = m.Attribute(value=m.Name("self"), attr=m.Name("training"))
-_CONDITION = m.BooleanOperation(left=_FLAG, operator=m.And(), right=_TRAINING) | m.BooleanOperation(
-    left=_TRAINING, operator=m.And(), right=_FLAG
-)
+_CONDITION = {"self.gradient_checkpointing", "self.training"}
 _LAYER = "GradientCheckpointingLayer"
 _IMPORT = f"""\
 try:
@@ -25,59 +18,62 @@ try:
 except ImportError:  # until transformers 4.51 the model checkpoints its layers itself
     {_LAYER} = {{module}}
 """
-_TOP_LEVEL_IMPORT = m.SimpleStatementLine(body=[m.Import() | m.ImportFrom()])
 
 
-def rewrite(sources: Sources) -> cst.Module | None:
+def edits(sources: Sources) -> Edits:
     """Give the layers the base class, and let the model checkpoint only those that do not do it themselves."""
-    tree = sources.modeling
-    changes: dict = {}
-    for call in tree.find(_CHECKPOINTING):
-        branch = tree.enclosing(call, cst.If)
-        if branch is not None and tree.find(m.Call(func=m.Name("hasattr")), branch.test):
+    source = sources.modeling
+    bases = {}
+    for call in source.calls("self._gradient_checkpointing_func"):
+        branch = source.enclosing(call, ast.If)
+        if branch is not None and source.calls("hasattr", branch.test):
             continue
-        if branch is None or not m.matches(branch.test, _CONDITION):
+        test = branch.test if branch else None
+        if branch is None or not isinstance(test, ast.BoolOp) or not isinstance(test.op, ast.And):
             raise UnrecognisedError(call, "layers are checkpointed on another condition than in transformers 4.48")
-        name = _layer(tree, call, branch)
-        base = _base(tree, call)
-        changes[base.value] = cst.Name(_LAYER)
-        asked = cst.parse_expression(f'not hasattr({name}, "gradient_checkpointing")')
-        changes[branch.test] = lambda test, asked=asked: cst.BooleanOperation(test, cst.And(), asked)
-        module = tree.code(base.value)
-    if not changes:
-        return None
-    imports = [line for line in tree.module.body if m.matches(line, _TOP_LEVEL_IMPORT)]
-    changes[imports[-1]] = lambda line: [line, *statements(_IMPORT.format(module=module), tree.module)]
-    return replace(tree.module, changes)
+        if len(test.values) != 2 or {dotted(value) for value in test.values} != _CONDITION:
+            raise UnrecognisedError(call, "layers are checkpointed on another condition than in transformers 4.48")
+        asked = f'and not hasattr({_layer(source, call, branch)}, "gradient_checkpointing")'
+        if source.is_too_wide(test, f" {asked}"):
+            first, second = map(source.code, test.values)
+            lines = source.fitted(f"    {first}\n    and {second}\n    {asked}\n)", source.indent(branch))
+            yield source.replaced(test, f"({source.newline}{lines.rstrip()}")
+        else:
+            yield Edit(source.end(test), source.end(test), f" {asked}")
+        base = _base(source, call)
+        bases[source.start(base)] = base
+    for base in bases.values():
+        yield source.replaced(base, _LAYER)
+    if bases:
+        yield source.below_imports(_IMPORT.format(module=source.code(base)))
 
 
-def _layer(tree: Tree, call: cst.Call, branch: cst.If) -> str:
+def _layer(source: Source, call: ast.Call, branch: ast.If) -> str:
     """Return what the model's loop calls the layer that it checkpoints in one branch and calls in the other."""
-    called: Any = call.args[0].value if call.args else call
-    if not m.matches(called, m.Attribute(value=m.Name(), attr=m.Name("__call__"))):
+    name, _, called = dotted(call.args[0]).rpartition(".") if call.args else ("", "", "")
+    if called != "__call__" or "." in name or not name:
         raise UnrecognisedError(call, "something else than a layer is checkpointed")
-    name = tree.code(called.value)
-    plain = tree.find(m.Call(func=m.Name(name)), branch.orelse) if branch.orelse else []
+    plain = [found for line in branch.orelse for found in source.calls(name, line)]
     # An input that needs gradients must be positional for reentrant checkpointing.
-    if len(plain) != 1 or not plain[0].args or plain[0].args[0].keyword or plain[0].args[0].star:
+    if len(plain) != 1 or not plain[0].args or isinstance(plain[0].args[0], ast.Starred):
         raise UnrecognisedError(call, "the layer is not called with its input first where it is not checkpointed")
     return name
 
 
-def _base(tree: Tree, call: cst.Call) -> Any:
+def _base(source: Source, call: ast.Call) -> ast.expr:
     """Return the base `torch.nn.Module` of the class that the model's layers are made of."""
-    owner = tree.enclosing(call, cst.ClassDef)
-    lists = [] if owner is None else [node for node in tree.find(m.Call(), owner) if _makes_a_list(tree, node)]
-    made = {tree.code(node.func) for made in lists for node in tree.find(m.Call(func=m.Name()), made)}
-    layers = [tree.classes[name] for name in made if name in tree.classes]
-    bases = [base for layer in layers for base in layer.bases if "torch.nn.Module" in tree.names(base.value)]
+    owner = source.enclosing(call, ast.ClassDef)
+    lists = [
+        node
+        for node in (source.find(ast.Call, within=owner) if owner else [])
+        if "torch.nn.ModuleList" in source.names(node.func)
+    ]
+    made = {dotted(node.func) for made in lists for node in source.find(ast.Call, within=made)}
+    layers = [source.classes[name] for name in made if name in source.classes]
+    bases = [base for layer in layers for base in layer.bases if "torch.nn.Module" in source.names(base)]
     if len(layers) != 1 or len(bases) != 1:
         raise UnrecognisedError(call, "the class of the checkpointed layers is not to be seen")
     return bases[0]
-
-
-def _makes_a_list(tree: Tree, call: cst.Call) -> bool:
-    return "torch.nn.ModuleList" in tree.names(call.func)
 
 
 _EXAMPLE = (
@@ -98,7 +94,6 @@ _EXAMPLE = (
 
 RULE = Rule(
     id="checkpoint-layers",
-    target="modeling",
     releases="5.16 and later",
     cause=(
         "Gradient checkpointing of every n-th layer counts layers derived from GradientCheckpointingLayer: "
@@ -106,11 +101,11 @@ RULE = Rule(
     ),
     before="from torch import nn\n\n" + _EXAMPLE.format(base="nn.Module", condition=""),
     after=(
-        "from torch import nn\n"
+        "from torch import nn\n\n"
         + _IMPORT.format(module="nn.Module")
         + "\n"
         + _EXAMPLE.format(base=_LAYER, condition=' and not hasattr(layer, "gradient_checkpointing")')
     ),
     trf=("TRF034",),
-    rewrite=rewrite,
+    edits=edits,
 )

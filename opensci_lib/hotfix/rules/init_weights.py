@@ -4,13 +4,11 @@
 carries a mark that the functions of `torch.nn.init` respect there; writes to `.data` do not see it.
 """
 
-from typing import Any
+import ast
 
-import libcst as cst
-import libcst.matchers as m
-
-from opensci_lib.hotfix.rule import Rule, Sources
-from opensci_lib.hotfix.tree import Tree, UnrecognisedError, after_docstring, method, replace, statements
+from opensci_lib.hotfix.edit import Edit
+from opensci_lib.hotfix.rule import Edits, Rule, Sources
+from opensci_lib.hotfix.source import Source, UnrecognisedError, arguments, method
 
 _FUNCTIONS = {
     "normal_": "normal_",
@@ -18,83 +16,80 @@ _FUNCTIONS = {
     "zero_": "zeros_",
     "fill_": "constant_",
 }
-_DATA = m.Attribute(attr=m.Name("data"))
-_WRITE = m.Call(func=m.Attribute(attr=m.OneOf(*map(m.Name, _FUNCTIONS))))
-_SUPER = m.Call(func=m.Attribute(value=m.Call(func=m.Name("super")), attr=m.Name("_init_weights")))
 
 
-def rewrite(sources: Sources) -> cst.Module | None:
+def edits(sources: Sources) -> Edits:
     """Replace in-place writes in every `_init_weights`, and let the library's own run first."""
-    tree = sources.modeling
-    changes: dict = {}
-    for owner in tree.classes.values():
+    source = sources.modeling
+    for owner in source.classes.values():
         initializer = method(owner, "_init_weights")
         if initializer is None:
             continue
-        for call in tree.find(_WRITE, initializer):
-            _replace_write(tree, call, changes)
-        for data in tree.find(_DATA, initializer):
-            if not any(parent in changes for parent in tree.parents(data)):
-                if not _is_argument_of_init(tree, data):
-                    raise UnrecognisedError(
-                        data, "_init_weights writes to .data in a way that torch.nn.init has no name for"
-                    )
-                changes[data] = data.value
-        if not tree.find(_SUPER, initializer) and len(initializer.params.params) == 2:
-            name = initializer.params.params[1].name.value
-            first = statements(f"super()._init_weights({name})\n", tree.module)
-            changes[initializer.body] = lambda body, first=first: body.with_changes(body=after_docstring(body, first))
-    return replace(tree.module, changes) if changes else None
+        names = list(arguments(initializer))
+        if not source.calls("super()._init_weights", initializer) and len(names) == 2:
+            yield source.first_in(initializer, f"super()._init_weights({names[1]})")
+        written = set()
+        for call in source.find(ast.Call, within=initializer):
+            function = call.func
+            if isinstance(function, ast.Attribute) and function.attr in _FUNCTIONS and not _is_init(source, call):
+                yield _initialised(source, call, function)
+                written.add(call)
+        for data in source.find(ast.Attribute, within=initializer):
+            if data.attr != "data" or written.intersection(source.parents(data)):
+                continue
+            call = source.enclosing(data, ast.Call)
+            if call is None or not _is_init(source, call):
+                raise UnrecognisedError(
+                    data, "_init_weights writes to .data in a way that torch.nn.init has no name for"
+                )
+            yield source.replaced(data, source.before_dot(data))
 
 
-def _replace_write(tree: Tree, call: Any, changes: dict) -> None:
+def _initialised(source: Source, call: ast.Call, function: ast.Attribute) -> Edit:
     """Turn `weight.data.normal_(…)` into `nn.init.normal_(weight, …)`."""
-    if any(full.startswith("torch.nn.init.") for full in tree.names(call.func)):
-        return
-    written, function = call.func.value, _FUNCTIONS[call.func.attr.value]
-    arguments = "".join(
-        f", {tree.code(argument.with_changes(comma=cst.MaybeSentinel.DEFAULT))}" for argument in call.args
+    init = f"{_init_module(source, call)}.{_FUNCTIONS[function.attr]}"
+    given = source.code(call)[source.end(function) - source.start(call) :].lstrip()[1:-1].strip()
+    given = f", {given}" if given else ""
+    written = function.value
+    if isinstance(written, ast.Call):
+        raise UnrecognisedError(call, "the write is part of a larger expression")
+    if not isinstance(written, ast.Subscript):
+        weight = _without_data(source, written) or source.before_dot(function)
+        return source.replaced(call, f"{init}({weight}{given})")
+    # A slice loses the mark of a loaded weight, so the mark is looked for on the whole.
+    whole = written.value
+    weight = _without_data(source, whole) or source.code(whole)
+    part = weight + source.code(written)[source.end(whole) - source.start(written) :].lstrip(" )")
+    line = source.enclosing(call, ast.stmt)
+    if not isinstance(line, ast.Expr) or line.value is not call:
+        raise UnrecognisedError(call, "the write to a slice is part of a larger expression")
+    source.lines(line)
+    guarded = (
+        f'if not getattr({weight}, "_is_hf_initialized", False):  # a slice does not carry the mark itself\n'
+        f"    {init}({part}{given})"
     )
-    init = _init_module(tree, call)
-    if isinstance(written, cst.Subscript):
-        # A slice loses the mark of a loaded weight, so the mark is looked for on the whole.
-        weight = tree.code(_without_data(written.value))
-        part = tree.code(written.with_changes(value=_without_data(written.value)))
-        line = tree.enclosing(call, cst.SimpleStatementLine)
-        if line is None or not m.matches(line, m.SimpleStatementLine(body=[m.Expr(value=m.Call())])):
-            raise UnrecognisedError(call, "the write to a slice is part of a larger expression")
-        [guarded] = statements(
-            f'if not getattr({weight}, "_is_hf_initialized", False):  # a slice does not carry the mark itself\n'
-            f"    {init}.{function}({part}{arguments})\n",
-            tree.module,
-        )
-        changes[line] = guarded.with_changes(leading_lines=line.leading_lines)
-    else:
-        changes[call] = cst.parse_expression(
-            f"{init}.{function}({tree.code(_without_data(written))}{arguments})", tree.module.config_for_parsing
-        )
+    return source.replaced(call, source.fitted(guarded, source.indent(line)).strip())
 
 
-def _without_data(node: cst.BaseExpression) -> cst.BaseExpression:
-    return node.value if isinstance(node, cst.Attribute) and node.attr.value == "data" else node
+def _without_data(source: Source, node: ast.expr) -> str | None:
+    """Return what `.data` is taken from, or None where it is not."""
+    return source.before_dot(node) if isinstance(node, ast.Attribute) and node.attr == "data" else None
 
 
-def _init_module(tree: Tree, node: cst.CSTNode) -> str:
+def _is_init(source: Source, call: ast.Call) -> bool:
+    return any(name.startswith("torch.nn.init.") for name in source.names(call.func))
+
+
+def _init_module(source: Source, node: ast.Call) -> str:
     """Return how the file calls `torch.nn.init`."""
     for module, rest in (("torch.nn", ".init"), ("torch", ".nn.init")):
-        if name := tree.name_of(module):
+        if name := source.name_of(module):
             return name + rest
     raise UnrecognisedError(node, "the file imports neither torch nor torch.nn")
 
 
-def _is_argument_of_init(tree: Tree, node: cst.CSTNode) -> bool:
-    call = tree.enclosing(node, cst.Call)
-    return isinstance(call, cst.Call) and any(full.startswith("torch.nn.init.") for full in tree.names(call.func))
-
-
 RULE = Rule(
     id="init-weights",
-    target="modeling",
     releases="5.0 and 5.1",
     cause=(
         "5.0 and 5.1 run _init_weights on every module after loading; writes to .data do not see that "
@@ -123,5 +118,5 @@ RULE = Rule(
     ),
     trf=("TRF012", "TRF018"),
     signs=("_init_weights overwrote",),
-    rewrite=rewrite,
+    edits=edits,
 )

@@ -4,17 +4,14 @@ A tokenizer without `model_input_names` also returns `token_type_ids` under 4.x,
 rejects as an argument that the model does not use.
 """
 
-from typing import Any
-
-from opensci_lib.hotfix.rule import Rule, Sources
+from opensci_lib.hotfix.rule import Edits, Rule, Sources
 
 
-def rewrite(sources: Sources) -> dict[str, Any] | None:
+def edits(sources: Sources) -> Edits:
     """Add the two inputs of a decoder."""
     settings = sources.tokenizer_config
-    if settings is None or "model_input_names" in settings:
-        return None
-    return {**settings, "model_input_names": ["input_ids", "attention_mask"]}
+    if settings is not None and "model_input_names" not in settings:
+        yield settings.set("model_input_names", value=["input_ids", "attention_mask"])
 
 
 RULE = Rule(
@@ -24,6 +21,5 @@ RULE = Rule(
     cause="A tokenizer without model_input_names returns token_type_ids, which generate() rejects.",
     before='{"tokenizer_class": "PreTrainedTokenizerFast"}',
     after='{"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": ["input_ids", "attention_mask"]}',
-    trf=(),
-    rewrite=rewrite,
+    edits=edits,
 )

@@ -3,16 +3,13 @@
 Until 4.49 it loads one only for its own configurations, or where config.json names the tokenizer's class.
 """
 
-from typing import Any
-
-from opensci_lib.hotfix.rule import Rule, Sources
+from opensci_lib.hotfix.rule import Edits, Rule, Sources
 
 
-def rewrite(sources: Sources) -> dict[str, Any] | None:
+def edits(sources: Sources) -> Edits:
     """Name the class that loads tokenizer.json; the class in tokenizer_config.json still goes first."""
-    if sources.tokenizer_config is None or "tokenizer_class" in sources.config:
-        return None
-    return {**sources.config, "tokenizer_class": "PreTrainedTokenizerFast"}
+    if sources.tokenizer_config is not None and "tokenizer_class" not in sources.config:
+        yield sources.config.set("tokenizer_class", value="PreTrainedTokenizerFast")
 
 
 RULE = Rule(
@@ -22,7 +19,6 @@ RULE = Rule(
     cause="pipeline() loads no tokenizer for a model with its own code unless config.json names its class.",
     before='{"model_type": "opensci"}',
     after='{"model_type": "opensci", "tokenizer_class": "PreTrainedTokenizerFast"}',
-    trf=(),
-    rewrite=rewrite,
+    edits=edits,
     others={"tokenizer_config": "{}"},
 )

@@ -4,38 +4,55 @@ From 5.13 at the latest the second logs a warning, which `torch.compile(fullgrap
 Until 4.57 it also meant that TorchScript wants tuples.
 """
 
-import libcst as cst
-import libcst.matchers as m
+import ast
 
-from opensci_lib.hotfix.rule import Rule, Sources
-from opensci_lib.hotfix.tree import replace
+from opensci_lib.hotfix.rule import Edits, Rule, Sources
+from opensci_lib.hotfix.source import FUNCTIONS, Function, Source, UnrecognisedError, dotted
 
-_CONFIG = m.Name("config") | m.Attribute(attr=m.Name("config"))
-_USE = m.Attribute(value=_CONFIG, attr=m.Name("use_return_dict"))
+_NAME = "use_return_dict"
+_SIMPLE = (ast.Assign, ast.AnnAssign, ast.Return, ast.Expr)
+_SCOPES = (*FUNCTIONS, ast.ClassDef, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+_VALUE = '{config}.return_dict and not getattr({config}, "torchscript", False)'
 
 
-def rewrite(sources: Sources) -> cst.Module | None:
+def edits(sources: Sources) -> Edits:
     """Write out what the property computes."""
-    tree = sources.modeling
-    changes: dict = {}
-    for use in tree.find(_USE):
-        config = tree.code(use.value)
-        changes[use] = cst.parse_expression(
-            f'({config}.return_dict and not getattr({config}, "torchscript", False))', tree.module.config_for_parsing
-        )
-    return replace(tree.module, changes) if changes else None
+    source = sources.modeling
+    for use in source.find(ast.Attribute):
+        if use.attr == _NAME and dotted(use.value).rpartition(".")[2] == "config":
+            yield from _written_out(source, use)
+
+
+def _written_out(source: Source, use: ast.Attribute) -> Edits:
+    """Compute it on a line above where that is the same, or else in place."""
+    config, line = source.before_dot(use), source.enclosing(use, ast.stmt)
+    value = _VALUE.format(config=config)
+    if isinstance(line, _SIMPLE) and _may_be_above(source, use, line, config):
+        yield source.before(line, f"{_NAME} = {value}")
+        yield source.replaced(use, _NAME)
+    else:
+        yield source.replaced(use, f"({value})")
+
+
+def _may_be_above(source: Source, use: ast.Attribute, line: ast.stmt, config: str) -> bool:
+    """Say whether the line is one's own, the name free, and the value the same whatever else is computed there."""
+    try:
+        source.lines(line)
+    except UnrecognisedError:
+        return False
+    scope = source.enclosing(use, *_SCOPES) or source.tree
+    names = {node.id for node in source.find(ast.Name, within=scope)}
+    return isinstance(scope, ast.Module | Function) and _NAME not in names and source.code(line).count(config) == 1
 
 
 RULE = Rule(
     id="return-dict",
-    target="modeling",
     releases="5.13 and later",
     cause="config.use_return_dict logs a warning of deprecation, which also breaks torch.compile(fullgraph=True).",
     before="return_dict = return_dict if return_dict is not None else self.config.use_return_dict\n",
     after=(
-        "return_dict = return_dict if return_dict is not None else "
-        '(self.config.return_dict and not getattr(self.config, "torchscript", False))\n'
+        'use_return_dict = self.config.return_dict and not getattr(self.config, "torchscript", False)\n'
+        "return_dict = return_dict if return_dict is not None else use_return_dict\n"
     ),
-    trf=(),
-    rewrite=rewrite,
+    edits=edits,
 )

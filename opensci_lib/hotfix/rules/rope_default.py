@@ -4,13 +4,10 @@
 `compute_default_rope_parameters`; it computes what 4.48 computed, to the last bit.
 """
 
-from typing import Any
+import ast
 
-import libcst as cst
-import libcst.matchers as m
-
-from opensci_lib.hotfix.rule import Rule, Sources
-from opensci_lib.hotfix.tree import UnrecognisedError, method, replace, statements
+from opensci_lib.hotfix.rule import Edits, Rule, Sources
+from opensci_lib.hotfix.source import UnrecognisedError, method
 
 _TABLE = "transformers.modeling_rope_utils.ROPE_INIT_FUNCTIONS"
 _NAME = "compute_default_rope_parameters"
@@ -28,53 +25,36 @@ def compute_default_rope_parameters(config, device=None, seq_len=None):
 '''
 
 
-def rewrite(sources: Sources) -> cst.Module | None:
+def edits(sources: Sources) -> Edits:
     """Look up the table for any type but "default", for which the class gets a method of its own."""
-    tree = sources.modeling
-    changes: dict = {}
-    for node in tree.find(m.Name() | m.Attribute()):
-        if _TABLE not in tree.names(node):
+    source, given = sources.modeling, set()
+    for node in source.find(ast.Name, ast.Attribute):
+        if _TABLE not in source.names(node):
             continue
-        parents = list(tree.parents(node))
-        if any(isinstance(parent, cst.ImportFrom | cst.Import) for parent in parents):
-            continue
-        if isinstance(parents[0], cst.Attribute) and parents[0].attr is node:
-            continue  # the attribute itself stands for it
-        owner = tree.enclosing(node, cst.ClassDef)
-        if not isinstance(owner, cst.ClassDef):
+        owner = source.enclosing(node, ast.ClassDef)
+        if owner is None:
             raise UnrecognisedError(node, "ROPE_INIT_FUNCTIONS is used outside a class")
         if method(owner, _NAME):
             continue
-        lookup = parents[0]
-        if not m.matches(lookup, m.Subscript(value=m.Name() | m.Attribute(), slice=[m.SubscriptElement()])):
+        lookup, line = next(source.parents(node)), source.enclosing(node, ast.stmt)
+        if not isinstance(lookup, ast.Subscript) or lookup.value is not node:
             raise UnrecognisedError(node, "ROPE_INIT_FUNCTIONS is used other than as ROPE_INIT_FUNCTIONS[…]")
-        line = tree.enclosing(lookup, cst.SimpleStatementLine)
-        assignment = m.SimpleStatementLine(body=[m.Assign(targets=[m.AssignTarget()], value=m.Subscript())])
-        if line is None or not m.matches(line, assignment):
-            raise UnrecognisedError(node, "the value of ROPE_INIT_FUNCTIONS[…] is not assigned")
-        made: Any = line.body[0]
-        if made.value is not lookup:
-            raise UnrecognisedError(node, "ROPE_INIT_FUNCTIONS[…] is part of a larger expression")
+        if not isinstance(line, ast.Assign) or len(line.targets) != 1 or line.value is not lookup:
+            raise UnrecognisedError(node, "the value of ROPE_INIT_FUNCTIONS[…] is not simply assigned")
         initializer = method(owner, "__init__")
-        if initializer is None or initializer not in parents:
+        if initializer is None or initializer not in source.parents(node):
             raise UnrecognisedError(node, "ROPE_INIT_FUNCTIONS[…] is looked up outside __init__")
-        target, key = tree.code(made.targets[0].target), tree.code(lookup.slice[0])
-        [choice] = statements(f'if {key} == "default":\n    {target} = self.{_NAME}\nelse:\n    pass\n', tree.module)
-        otherwise = choice.orelse.with_changes(
-            body=choice.orelse.body.with_changes(body=[line.with_changes(leading_lines=[])])
-        )
-        changes[line] = choice.with_changes(orelse=otherwise, leading_lines=line.leading_lines)
-        if (torch := tree.name_of("torch")) is None:
+        if (torch := source.name_of("torch")) is None:
             raise UnrecognisedError(node, "the file does not import torch")
-        [added] = statements(_METHOD.lstrip("\n").format(torch=torch), tree.module)
-        added = added.with_changes(leading_lines=[cst.EmptyLine(indent=False)])
-        changes[initializer] = lambda updated, added=added: [updated, added]
-    return replace(tree.module, changes) if changes else None
+        target, key = source.code(line.targets[0]), source.code(lookup.slice)
+        yield from source.deeper(line, f'if {key} == "default":\n    {target} = self.{_NAME}\nelse:\n')
+        if owner not in given:
+            given.add(owner)
+            yield source.after(initializer, _METHOD.format(torch=torch))
 
 
 RULE = Rule(
     id="rope-default",
-    target="modeling",
     releases="5.0 and later",
     cause='ROPE_INIT_FUNCTIONS lost its entry "default" in 5.0, so building the model raises a KeyError.',
     before=(
@@ -97,7 +77,6 @@ RULE = Rule(
         "            self.rope_init_fn = ROPE_INIT_FUNCTIONS[self.rope_type]\n"
         + "".join(f"    {line}".rstrip() + "\n" for line in _METHOD.format(torch="torch").splitlines())
     ),
-    trf=(),
     signs=("KeyError: 'default'",),
-    rewrite=rewrite,
+    edits=edits,
 )

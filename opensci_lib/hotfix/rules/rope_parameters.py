@@ -5,77 +5,51 @@ Until 4.57 a configuration holds `rope_theta` and `rope_scaling`. From 5.0 on bo
 5.x lost its RoPE type when it was loaded under 4.x. The old ways raise a FutureWarning on 5.x.
 """
 
-from typing import Any
+import ast
 
-import libcst as cst
-import libcst.matchers as m
-
-from opensci_lib.hotfix.rule import Rule, Sources
-from opensci_lib.hotfix.tree import Tree, UnrecognisedError, method, replace, statements
+from opensci_lib.hotfix.rule import Edits, Rule, Sources
+from opensci_lib.hotfix.source import Function, Source, UnrecognisedError, arguments, dotted, method
 
 _VALIDATION = "transformers.modeling_rope_utils.rope_config_validation"
-_ASSIGNMENT = m.SimpleStatementLine(
-    body=[m.Assign(targets=[m.AssignTarget(target=m.Attribute(value=m.Name("self"), attr=m.Name("rope_scaling")))])]
-)
-_CALL = m.SimpleStatementLine(body=[m.Expr(value=m.Call())])
 _FEATURE = 'hasattr(self, "standardize_rope_params")'
 
 
-def rewrite(sources: Sources) -> cst.Module | None:
+def edits(sources: Sources) -> Edits:
     """Set `rope_parameters` where the release has it, and validate in the release's own way."""
-    tree = sources.configuration
-    if tree is None:
-        return None
-    changes: dict = {}
-    for owner in tree.classes.values():
+    source = sources.configuration
+    if source is None:
+        return
+    for owner in source.classes.values():
         initializer = method(owner, "__init__")
         if initializer is None:
             continue
-        for line in tree.find(_ASSIGNMENT, initializer):
-            if not _is_guarded(tree, line):
-                changes[line] = _set(tree, initializer, line)
-    for use in tree.find(m.Name("rope_config_validation") | m.Attribute(attr=m.Name("rope_config_validation"))):
-        if _VALIDATION not in tree.names(use):
+        for line in source.find(ast.Assign, within=initializer):
+            if [dotted(target) for target in line.targets] == ["self.rope_scaling"] and not _is_guarded(source, line):
+                yield from source.deeper(line, _set(initializer, source.code(line.value)))
+    for use in source.find(ast.Name, ast.Attribute):
+        if _VALIDATION not in source.names(use) or _is_guarded(source, use):
             continue
-        parents = list(tree.parents(use))
-        if any(isinstance(parent, cst.Import | cst.ImportFrom) for parent in parents):
-            continue
-        if isinstance(parents[0], cst.Attribute) or _is_guarded(tree, use):
-            continue
-        line = tree.enclosing(use, cst.SimpleStatementLine)
-        if line is None or not m.matches(line, _CALL) or "self" not in tree.code(line):
+        line = source.enclosing(use, ast.stmt)
+        call = line.value if isinstance(line, ast.Expr) else None
+        if line is None or not isinstance(call, ast.Call) or "self" not in map(dotted, call.args):
             raise UnrecognisedError(use, "rope_config_validation is used otherwise than as a call on self")
-        [choice] = statements(f"if {_FEATURE}:\n    self.standardize_rope_params()\nelse:\n    pass\n", tree.module)
-        changes[line] = _with_else(choice, line)
-    return replace(tree.module, changes) if changes else None
+        yield from source.deeper(line, f"if {_FEATURE}:\n    self.standardize_rope_params()\nelse:\n")
 
 
-def _set(tree: Tree, initializer: cst.FunctionDef, line: Any) -> list:
-    value = tree.code(line.body[0].value)
-    added = []
-    keywords = initializer.params.star_kwarg
-    if keywords is not None and value in {parameter.name.value for parameter in initializer.params.params}:
-        added = statements(
-            f"if {value} is None:\n"
-            f'    {value} = {keywords.name.value}.pop("rope_parameters", None)  # its name in transformers 5\n',
-            tree.module,
-        )
-    [choice] = statements(f"if {_FEATURE}:\n    self.rope_parameters = {value}\nelse:\n    pass\n", tree.module)
-    result = [*added, _with_else(choice, line)]
-    result[0] = result[0].with_changes(leading_lines=line.leading_lines)
-    if added:
-        result[1] = result[1].with_changes(leading_lines=[])
-    return result
+def _set(initializer: Function, value: str) -> str:
+    """Return the lines above `self.rope_scaling = value`, which goes into the last block."""
+    lines = f"if {_FEATURE}:\n    self.rope_parameters = {value}\nelse:\n"
+    if initializer.args.kwarg is None or value not in arguments(initializer):
+        return lines
+    return (
+        f"if {value} is None:\n"
+        f'    {value} = {initializer.args.kwarg.arg}.pop("rope_parameters", None)  # its name in transformers 5\n'
+        f"{lines}"
+    )
 
 
-def _with_else(choice: Any, line: Any) -> Any:
-    """Put a statement into the empty `else` of another, which takes its place."""
-    body = choice.orelse.body.with_changes(body=[line.with_changes(leading_lines=[])])
-    return choice.with_changes(orelse=choice.orelse.with_changes(body=body), leading_lines=line.leading_lines)
-
-
-def _is_guarded(tree: Tree, node: cst.CSTNode) -> bool:
-    return any(isinstance(parent, cst.If) and _FEATURE in tree.code(parent.test) for parent in tree.parents(node))
+def _is_guarded(source: Source, node: ast.AST) -> bool:
+    return any(isinstance(parent, ast.If) and _FEATURE in source.code(parent.test) for parent in source.parents(node))
 
 
 RULE = Rule(
@@ -112,6 +86,5 @@ RULE = Rule(
         "        else:\n"
         "            rope_config_validation(self)\n"
     ),
-    trf=(),
-    rewrite=rewrite,
+    edits=edits,
 )

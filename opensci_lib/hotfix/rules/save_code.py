@@ -4,34 +4,30 @@
 name it themselves while loading remote code, 4.48 does not, and saves a folder that can't be loaded.
 """
 
-import libcst as cst
+import ast
 
-from opensci_lib.hotfix.rule import Rule, Sources
-from opensci_lib.hotfix.tree import after_docstring, method, replace, statements
+from opensci_lib.hotfix.rule import Edits, Rule, Sources
+from opensci_lib.hotfix.source import Function, is_docstring, method
 
 
-def rewrite(sources: Sources) -> cst.Module | None:
+def edits(sources: Sources) -> Edits:
     """Set `_auto_class` on each class that `auto_map` names."""
-    tree = sources.modeling
-    changes: dict = {}
+    source, done = sources.modeling, set()
     for auto_class, reference in sources.config.get("auto_map", {}).items():
-        owner = tree.classes.get(reference.rpartition(".")[2]) if isinstance(reference, str) else None
+        owner = source.classes.get(reference.rpartition(".")[2]) if isinstance(reference, str) else None
         # A base class without forward would hand the attribute on to all.
-        if owner is None or owner in changes or method(owner, "forward") is None:
+        if owner is None or owner in done or method(owner, "forward") is None or "_auto_class" in source.code(owner):
             continue
-        if "_auto_class" not in tree.code(owner):
-            added = statements(
-                f'_auto_class = "{auto_class}"  # so that save_pretrained copies this file\n', tree.module
-            )
-            changes[owner] = lambda node, added=added: node.with_changes(
-                body=node.body.with_changes(body=after_docstring(node.body, added))
-            )
-    return replace(tree.module, changes) if changes else None
+        done.add(owner)
+        following = owner.body[min(is_docstring(owner.body[0]), len(owner.body) - 1)]
+        gap = "\n" if isinstance(following, Function | ast.ClassDef) else ""
+        yield source.first_in(
+            owner, f'_auto_class = "{auto_class}"  # so that save_pretrained copies this file\n{gap}'
+        )
 
 
 RULE = Rule(
     id="save-code",
-    target="modeling",
     releases="4.48 to 4.52",
     cause="save_pretrained leaves out the modelling file unless the class names its auto class.",
     before="class ForCausalLM(Base):\n    main_input = 1\n\n    def forward(self): ...\n",
@@ -42,7 +38,6 @@ RULE = Rule(
         "\n"
         "    def forward(self): ...\n"
     ),
-    trf=(),
-    rewrite=rewrite,
+    edits=edits,
     others={"config": '{"auto_map": {"AutoModelForCausalLM": "modeling_opensci.ForCausalLM"}}'},
 )

@@ -3,37 +3,25 @@
 A configuration that only hands it to the library's own relies on that one to keep it.
 """
 
-import libcst as cst
-import libcst.matchers as m
+import ast
 
-from opensci_lib.hotfix.rule import Rule, Sources
-from opensci_lib.hotfix.tree import method, replace, statements
+from opensci_lib.hotfix.rule import Edits, Rule, Sources
+from opensci_lib.hotfix.source import arguments, dotted, method
 
 _NAME = "tie_word_embeddings"
-_ASSIGNMENT = m.AssignTarget(target=m.Attribute(value=m.Name("self"), attr=m.Name(_NAME)))
-_SUPER = m.SimpleStatementLine(
-    body=[m.Expr(value=m.Call(func=m.Attribute(value=m.Call(func=m.Name("super")), attr=m.Name("__init__"))))]
-)
 
 
-def rewrite(sources: Sources) -> cst.Module | None:
+def edits(sources: Sources) -> Edits:
     """Assign it before the library's `__init__`."""
-    tree = sources.configuration
-    if tree is None:
-        return None
-    changes: dict = {}
-    for owner in tree.classes.values():
+    source = sources.configuration
+    for owner in source.classes.values() if source else []:
         initializer = method(owner, "__init__")
-        if initializer is None or tree.find(_ASSIGNMENT, initializer):
+        if source is None or initializer is None or _NAME not in arguments(initializer):
             continue
-        calls = tree.find(_SUPER, initializer)
-        if calls and _NAME in {parameter.name.value for parameter in initializer.params.params}:
-            [added] = statements(f"self.{_NAME} = {_NAME}\n", tree.module)
-            changes[calls[0]] = [
-                added.with_changes(leading_lines=calls[0].leading_lines),
-                calls[0].with_changes(leading_lines=[]),
-            ]
-    return replace(tree.module, changes) if changes else None
+        set_here = [target for line in source.find(ast.Assign, within=initializer) for target in line.targets]
+        lines = [source.enclosing(call, ast.stmt) for call in source.calls("super().__init__", initializer)]
+        if lines and isinstance(lines[0], ast.Expr) and f"self.{_NAME}" not in map(dotted, set_here):
+            yield source.before(lines[0], f"self.{_NAME} = {_NAME}")
 
 
 RULE = Rule(
@@ -53,5 +41,5 @@ RULE = Rule(
         "        super().__init__(tie_word_embeddings=tie_word_embeddings, **kwargs)\n"
     ),
     trf=("TRF015",),
-    rewrite=rewrite,
+    edits=edits,
 )

@@ -7,21 +7,13 @@ targets of a dictionary just as well.
 every weight to be tied from the missing ones, then takes it for loaded, and leaves it untied and empty.
 """
 
-from typing import Any
+import ast
 
-import libcst as cst
-import libcst.matchers as m
+from opensci_lib.hotfix.edit import Edit
+from opensci_lib.hotfix.rule import Edits, Rule, Sources
+from opensci_lib.hotfix.source import Source, UnrecognisedError, dotted, method
 
-from opensci_lib.hotfix.rule import Rule, Sources
-from opensci_lib.hotfix.tree import Tree, UnrecognisedError, method, replace, statements
-
-_ASSIGNMENT = m.SimpleStatementLine(
-    body=[
-        m.Assign(targets=[m.AssignTarget(target=m.Name("_tied_weights_keys"))])
-        | m.AnnAssign(target=m.Name("_tied_weights_keys"), value=~m.MatchIfTrue(lambda value: value is None))
-    ]
-)
-
+_KEYS = "_tied_weights_keys"
 _MARK = """
 def mark_tied_weights_as_initialized(self, *args):
     tied = [(info, info.missing_keys & self.all_tied_weights_keys.keys()) for info in args]
@@ -31,63 +23,65 @@ def mark_tied_weights_as_initialized(self, *args):
 """
 
 
-def rewrite(sources: Sources) -> cst.Module | None:
+def edits(sources: Sources) -> Edits:
     """Turn the list into a dictionary whose values are the input embedding's weight, and see that 5.3 ties them."""
-    tree = sources.modeling
-    changes: dict = {}
-    for owner in tree.classes.values():
-        lines: Any = owner.body.body
-        for line in lines:
-            if not m.matches(line, _ASSIGNMENT):
-                continue
-            value = line.body[0].value
-            if m.matches(value, m.Dict() | m.Name("None")):
-                continue
-            if not m.matches(value, m.List() | m.Tuple() | m.Set()):
-                raise UnrecognisedError(value, "_tied_weights_keys is no literal list")
-            targets = [element.value for element in value.elements]
-            if not all(m.matches(target, m.SimpleString()) for target in targets):
-                raise UnrecognisedError(value, "_tied_weights_keys holds something else than strings")
-            if not all(target.evaluated_value.endswith(".weight") for target in targets):
-                raise UnrecognisedError(value, "a tied key does not end in .weight")
-            source = cst.SimpleString(f'"{_input_embedding(tree, owner)}.weight"')
-            pairs = [cst.DictElement(key=target, value=source.deep_clone()) for target in targets]
-            changes[value] = cst.Dict(elements=pairs)
-            [mark] = statements(_MARK.lstrip("\n"), tree.module)
-            mark = mark.with_changes(leading_lines=[cst.EmptyLine(indent=False)])
-            changes[owner.body] = lambda body, mark=mark: body.with_changes(body=[*body.body, mark])
-    return replace(tree.module, changes) if changes else None
+    source = sources.modeling
+    for owner in source.classes.values():
+        for line in owner.body:
+            match line:
+                case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
+                    if name == _KEYS and line.value is not None:
+                        yield from _with_sources(source, owner, line.value)
 
 
-def _input_embedding(tree: Tree, owner: cst.ClassDef) -> str:
+def _with_sources(source: Source, owner: ast.ClassDef, value: ast.expr) -> Edits:
+    if isinstance(value, ast.Dict) or source.code(value) == "None":
+        return
+    if not isinstance(value, ast.List | ast.Tuple | ast.Set):
+        raise UnrecognisedError(value, f"{_KEYS} is no literal list")
+    for key in value.elts:
+        if not isinstance(key, ast.Constant) or not isinstance(key.value, str):
+            raise UnrecognisedError(value, f"{_KEYS} holds something else than strings")
+        if not key.value.endswith(".weight"):
+            raise UnrecognisedError(value, "a tied key does not end in .weight")
+    start, end = source.start(value), source.end(value)
+    bare = source.text[start] not in "([{"
+    yield Edit(start, start if bare else start + 1, "{")
+    weight = f'"{_input_embedding(source, owner)}.weight"'
+    for key in value.elts:
+        yield Edit(source.end(key), source.end(key), f": {weight}")
+    yield Edit(end if bare else end - 1, end, "}", 1)
+    yield source.last_in(owner, _MARK.strip())
+
+
+def _input_embedding(source: Source, owner: ast.ClassDef) -> str:
     """Return the path of the input embedding in a model: what `get_input_embeddings` returns, or its nn.Embedding."""
     if getter := method(owner, "get_input_embeddings"):
-        returned = [tree.code(node.value) for node in tree.find(m.Return(value=m.Attribute()), getter)]
+        returned = [dotted(node.value) for node in source.find(ast.Return, within=getter) if node.value]
         if len(returned) == 1 and returned[0].startswith("self."):
             return returned[0].removeprefix("self.")
-    paths = _embeddings(tree, owner)
+    paths = _embeddings(source, owner)
     if len(paths) != 1:
-        raise UnrecognisedError(
-            owner, f"{owner.name.value} has {len(paths)} embeddings that the weight may be tied to"
-        )
+        raise UnrecognisedError(owner, f"{owner.name} has {len(paths)} embeddings that the weight may be tied to")
     return paths[0]
 
 
-def _embeddings(tree: Tree, owner: cst.ClassDef) -> list[str]:
+def _embeddings(source: Source, owner: ast.ClassDef, *around: ast.ClassDef) -> list[str]:
     found = []
-    assigned = m.Assign(targets=[m.AssignTarget(target=m.Attribute(value=m.Name("self")))], value=m.Call())
-    for node in tree.find(assigned, owner):
-        name, made = node.targets[0].target.attr.value, node.value.func
-        if "torch.nn.Embedding" in tree.names(made):
+    for line in source.find(ast.Assign, within=owner):
+        target, _, name = dotted(line.targets[0]).rpartition(".")
+        if target != "self" or not isinstance(line.value, ast.Call):
+            continue
+        made = line.value.func
+        if "torch.nn.Embedding" in source.names(made):
             found.append(name)
-        elif (inner := tree.classes.get(tree.code(made))) is not None and inner is not owner:
-            found += [f"{name}.{path}" for path in _embeddings(tree, inner)]
+        elif (inner := source.classes.get(dotted(made))) is not None and inner not in (owner, *around):
+            found += [f"{name}.{path}" for path in _embeddings(source, inner, owner, *around)]
     return found
 
 
 RULE = Rule(
     id="tied-keys",
-    target="modeling",
     releases="5.0 and later",
     cause="From 5.0 on _tied_weights_keys must say which weight a tied one takes after; a list fails to load.",
     before=(
@@ -107,5 +101,5 @@ RULE = Rule(
     ),
     trf=("TRF048",),
     signs=("'list' object has no attribute 'keys'",),
-    rewrite=rewrite,
+    edits=edits,
 )

@@ -4,17 +4,14 @@
 else tokenizer.json says, such as no Unicode normalisation, is lost, and the same text gets other ids.
 """
 
-from typing import Any
-
-from opensci_lib.hotfix.rule import Rule, Sources
+from opensci_lib.hotfix.rule import Edits, Rule, Sources
 
 
-def rewrite(sources: Sources) -> dict[str, Any] | None:
+def edits(sources: Sources) -> Edits:
     """Name the class that takes tokenizer.json as it is on all releases; GPT-NeoX never had another file."""
     settings = sources.tokenizer_config
-    if settings is None or settings.get("tokenizer_class") not in ("GPTNeoXTokenizer", "GPTNeoXTokenizerFast"):
-        return None
-    return {**settings, "tokenizer_class": "PreTrainedTokenizerFast"}
+    if settings is not None and settings.get("tokenizer_class") in ("GPTNeoXTokenizer", "GPTNeoXTokenizerFast"):
+        yield settings.set("tokenizer_class", value="PreTrainedTokenizerFast")
 
 
 RULE = Rule(
@@ -24,6 +21,5 @@ RULE = Rule(
     cause="5.x rebuilds a GPTNeoXTokenizer by its own recipe, with other normalisation than tokenizer.json says.",
     before='{"tokenizer_class": "GPTNeoXTokenizer"}',
     after='{"tokenizer_class": "PreTrainedTokenizerFast"}',
-    trf=(),
-    rewrite=rewrite,
+    edits=edits,
 )
