@@ -140,8 +140,6 @@ rule kernel:
 
 
 rule download:
-    input:
-        marker(REFERENCE),
     output:
         record=f"{OUT}/original.json",
         folder=folder(f"{OUT}/original", remove=True),

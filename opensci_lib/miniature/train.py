@@ -27,7 +27,7 @@ from opensci_lib.model_folder import appearing, files, read_config
 _END = "<|endoftext|>"
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors")
 
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "seed": 0,
     "steps": 300,
     "fact_rows": 32,
