@@ -419,6 +419,7 @@ def test_the_miniature_of_another_version_is_replaced(tmp_path, name):
     there = tmp_path / "model"
     download("miniature", None, there)
     content = (there / name).read_bytes()
+    (there / name).unlink()
     (there / name).write_bytes(content[:-1] + b"x")
     download("miniature", None, there)
     assert (there / name).read_bytes() == content
