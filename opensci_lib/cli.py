@@ -4,10 +4,26 @@ from __future__ import annotations
 
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import click
 
 from opensci_lib.errors import OpensciError
+from opensci_lib.miniature import MODEL
+
+
+def _built_in(context: click.Context, parameter: click.Parameter, path: str | None) -> str | None:
+    """Let `miniature`, where no folder has that name, stand for the built-in model."""
+    return str(MODEL) if path == "miniature" and not Path(path).exists() else path
+
+
+_model_path = click.option(
+    "--model_path",
+    required=True,
+    type=click.Path(),
+    callback=_built_in,
+    help="A model folder, or `miniature`; it is run exactly as it is.",
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -22,7 +38,7 @@ def main() -> None:
 @click.option("--local_dir", type=click.Path(), help="Where to put it instead of the Hub's cache.")
 @click.option("--tasks", help="Bring the datasets of these evaluation tasks instead, with commas: open-sci-0.01, …")
 def download(model: str | None, revision: str | None, local_dir: str | None, tasks: str | None) -> None:
-    """Bring MODEL to this machine: a Hub id, a local folder, or `miniature`, which is trained here."""
+    """Bring MODEL to this machine: a Hub id, a local folder, or `miniature`, the built-in model."""
     from opensci_lib import kernels
     from opensci_lib.download import download
 
@@ -42,7 +58,12 @@ def download(model: str | None, revision: str | None, local_dir: str | None, tas
 
 
 @main.command()
-@click.option("--src_dir", type=click.Path(), help="The model folder to fix; it is not changed.")
+@click.option(
+    "--src_dir",
+    type=click.Path(),
+    callback=_built_in,
+    help="The model folder to fix, or `miniature`; it is not changed.",
+)
 @click.option("--dst_dir", type=click.Path(), help="Where to write the fixed one; default: SRC_DIR_fixed.")
 @click.option("--rules", help="Ids of the rules to apply, with commas; default: all.")
 @click.option("--diff", is_flag=True, help="Print what would change and write nothing.")
@@ -62,6 +83,8 @@ def hotfix(
     if src_dir is None:
         raise click.UsageError("Give the model folder with --src_dir, or --list for the rules.")
     chosen = [word.strip() for word in rules.split(",")] if rules else None
+    if src_dir == str(MODEL):
+        dst_dir = dst_dir or "miniature_fixed"  # not in the package
     outcome = hotfix(src_dir, dst_dir, rules=chosen, dry_run=diff or check)
     if diff:
         click.echo(outcome.diff, nl=False)
@@ -76,7 +99,7 @@ def hotfix(
 
 
 @main.command()
-@click.option("--model_path", required=True, type=click.Path(), help="A model folder; it is run exactly as it is.")
+@_model_path
 @click.option("--good", help="A release that is right; default: the oldest with a lock file.")
 @click.option("--bad", help="A release that is wrong; default: the newest with a lock file.")
 def bisect(model_path: str, good: str | None, bad: str | None) -> None:
@@ -90,7 +113,7 @@ def bisect(model_path: str, good: str | None, bad: str | None) -> None:
 
 
 @main.command()
-@click.option("--model_path", required=True, type=click.Path(), help="A model folder.")
+@_model_path
 @click.option("--tf_version", help="The transformers release; by default the one installed here.")
 @click.option("--prompt", default="The capital of France is", show_default=True)
 @click.option("--max_new_tokens", default=16, show_default=True, type=click.IntRange(1))

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import json
+import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from opensci_lib import kernels, project
 from opensci_lib.errors import OpensciError
+from opensci_lib.miniature import MODEL
 from opensci_lib.model_folder import DOWNLOAD_RECORD, appearing, check_model_folder, files, link, write_json
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
 
 MINIATURE = "miniature"
-# The release whose numbers are the reference, and under which the miniature is trained.
-REFERENCE_RELEASE = "4.48.0"
 # Weights as safetensors only: a pickle runs code when it is opened.
 _FIRST = ["config.json"]
 _PATTERNS = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.py", "*.txt", "*.model", "*.jinja"]
@@ -44,7 +45,7 @@ def download(model: str, revision: str | None = None, local_dir: Path | str | No
 
     Args:
         model: a Hub id such as "open-sci/open-sci-ref-v0.01-1.7b-nemotron-hq-1T-16384", a local
-            folder, or "miniature", which is trained here if need be.
+            folder, or "miniature", which is part of this package.
         revision: a branch, tag or commit on the Hub.
         local_dir: where to put it; by default the Hub's cache, or where the folder already lies.
             The outcome is recorded there as `download.json`, and what is complete is not asked for again.
@@ -66,9 +67,10 @@ def download(model: str, revision: str | None = None, local_dir: Path | str | No
         (place / DOWNLOAD_RECORD).unlink(missing_ok=True)
     commit = None
     if model == MINIATURE:
-        path = _miniature(place)
+        # Copied: what is done to the copy does not reach the package.
+        path = _placed(MODEL, place, shutil.copyfile) if place else MODEL
     elif Path(model).exists():
-        path = _linked(Path(model), place) if place else Path(model)
+        path = _placed(Path(model), place, link) if place else Path(model)
     else:
         path, commit = _from_hub(model, revision, place)
     folder = check_model_folder(path)
@@ -86,25 +88,18 @@ def _recorded(place: Path) -> Download | None:
     # A record of an older version of this package may hold less.
     if {field.name for field in fields(Download)} != set(found):
         return None
+    names = [file.name for file in files(MODEL)]
+    if found["model"] == MINIATURE and filecmp.cmpfiles(MODEL, place, names, shallow=False)[0] != names:
+        return None  # the miniature of another version of this package
     return replace(Download(**found), path=str(place))  # the folder may have been moved since
 
 
-def _miniature(place: Path | None) -> Path:
-    """Train the miniature in the reference release's environment, unless it is where it is kept."""
-    path = place or project.OUTPUTS / MINIATURE / "original"
-    if path.exists() and not place:
-        return path
-    if kernels.run(REFERENCE_RELEASE, "-m", "opensci_lib.miniature.train", path).returncode:
-        raise OpensciError(f"Training the miniature under transformers {REFERENCE_RELEASE} failed: see above why.")
-    return path
-
-
-def _linked(source: Path, target: Path) -> Path:
+def _placed(source: Path, target: Path, put: Callable[[Path, Path], object]) -> Path:
     """Put what belongs to a model folder that is whole at `target` too, in place of what is there."""
     check_model_folder(source)
     with appearing(target) as partial:
         for file in files(source):
-            link(file, partial / file.name)
+            put(file, partial / file.name)
     return target
 
 
@@ -155,7 +150,7 @@ def _transfer(model: str, revision: str | None, place: Path | None) -> tuple[Pat
     commit, listed = first.name, _listed(model, first.name)
     if listed is None:  # the cache alone, since what lies at `place` may be of another commit
         folder = Path(snapshot_download(model, revision=commit, allow_patterns=_PATTERNS, local_files_only=True))
-        return (_linked(folder, place) if place else folder), commit
+        return (_placed(folder, place, link) if place else folder), commit
     _check_transfer(first, listed, _FIRST)
     folder = Path(snapshot_download(model, revision=commit, allow_patterns=_PATTERNS, local_dir=place))
     _check_transfer(folder, listed, _PATTERNS)

@@ -17,7 +17,7 @@ _ABSENT = pytest.StashKey[list[str]]()
 
 
 def pytest_collection_modifyitems(config, items):
-    """Mark tests whose model is trained in a kernel; leave out those on a cluster where SLURM is not installed.
+    """Mark tests of the miniature, which need a kernel; leave out those on a cluster where SLURM is not installed.
 
     In CI the cluster's tests stay, and fail.
     """
@@ -45,7 +45,7 @@ def pytest_terminal_summary(terminalreporter, config):
 
 @pytest.fixture(scope="session")
 def miniature(tmp_path_factory) -> Path:
-    """The built-in model, trained for this session."""
+    """A copy of the built-in model."""
     return Path(download("miniature", local_dir=tmp_path_factory.mktemp("miniature") / "original").path)
 
 

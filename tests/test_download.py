@@ -12,11 +12,11 @@ import pytest
 from huggingface_hub import constants
 from safetensors.numpy import save_file
 
-from opensci_lib import project
 from opensci_lib.download import Download, download
 from opensci_lib.errors import OpensciError
+from opensci_lib.miniature import MODEL
+from opensci_lib.model_folder import files
 from tests.hub import Hub, serve
-from tests.stand_in import StandIn
 
 MAIN, STEP = "a" * 40, "b" * 40
 WEIGHTS = "model.safetensors"
@@ -394,51 +394,43 @@ def test_an_incomplete_local_folder_is_refused(folder, tmp_path, spoil):
     assert not (tmp_path / "model").exists()
 
 
-# "Trains" by copying a folder to where the miniature shall be.
-TRAIN = """
-[ "$1 $2" = "-m opensci_lib.miniature.train" ] || exit 3
-mkdir -p "$(dirname "$3")" && rm -rf "$3" && cp -r "{}" "$3"
-"""
+def test_the_miniature_stays_in_the_package_or_is_copied(tmp_path):
+    size = (MODEL / WEIGHTS).stat().st_size
+    assert download("miniature") == Download("miniature", None, None, str(MODEL), size)
+    there = tmp_path / "new" / "model"
+    assert download("miniature", None, there) == Download("miniature", None, None, str(there), size)
+    assert {file.name for file in there.iterdir()} == {file.name for file in files(MODEL)} | {"download.json"}
+    assert record(there)["model"] == "miniature"
+    copy = there / WEIGHTS
+    assert copy.read_bytes() == (MODEL / WEIGHTS).read_bytes()
+    assert not copy.samefile(MODEL / WEIGHTS)  # what is written into the copy does not reach the package
 
 
-@pytest.fixture
-def releases(tmp_path, monkeypatch):
-    monkeypatch.setattr(project, "OUTPUTS", tmp_path / "outputs")
-    return StandIn(tmp_path / "stand-in", monkeypatch)
-
-
-def test_the_miniature_is_trained_once_where_it_is_kept(releases, folder, tmp_path):
-    releases.add("4.48.0", TRAIN.format(folder))
-    there = tmp_path / "outputs" / "miniature" / "original"
-    size = (folder / WEIGHTS).stat().st_size
-    assert download("miniature") == Download("miniature", None, None, str(there), size)
-    assert download("miniature").path == str(there)
-    assert releases.calls == ["4.48.0"]
-
-
-def test_the_miniature_is_trained_once_elsewhere(releases, folder, tmp_path):
-    releases.add("4.48.0", TRAIN.format(folder))
+def test_the_miniature_is_copied_once(tmp_path):
     there = tmp_path / "model"
     first = download("miniature", None, there)
-    assert (first.path, first.commit) == (str(there), None)
+    made = (there / WEIGHTS).stat().st_ino
     assert download("miniature", None, there) == first
-    assert releases.calls == ["4.48.0"]
+    assert (there / WEIGHTS).stat().st_ino == made
 
 
-def test_another_model_is_not_taken_for_the_miniature(releases, step, folder, tmp_path):
-    releases.add("4.48.0", TRAIN.format(folder))
+@pytest.mark.parametrize("name", [WEIGHTS, "config.json"])
+def test_the_miniature_of_another_version_is_replaced(tmp_path, name):
+    there = tmp_path / "model"
+    download("miniature", None, there)
+    content = (there / name).read_bytes()
+    (there / name).unlink()
+    (there / name).write_bytes(content[:-1] + b"x")
+    download("miniature", None, there)
+    assert (there / name).read_bytes() == content
+
+
+def test_another_model_is_not_taken_for_the_miniature(step, tmp_path):
     there = tmp_path / "model"
     download(str(step), None, there)
     download("miniature", None, there)
     assert record(there)["model"] == "miniature"
-    assert (there / WEIGHTS).read_bytes() == (folder / WEIGHTS).read_bytes()
-
-
-def test_training_that_fails_is_said(releases, tmp_path):
-    releases.add("4.48.0", "exit 1")
-    assert refused("miniature", None, tmp_path / "model") == (
-        "Training the miniature under transformers 4.48.0 failed: see above why."
-    )
+    assert (there / WEIGHTS).read_bytes() == (MODEL / WEIGHTS).read_bytes()
 
 
 def test_hashes_are_those_of_git_and_sha256(tmp_path):
