@@ -43,7 +43,7 @@ def checked_releases(wildcards):
 def compiled(wildcards):
     """Whether checks that take the compiler are made: for `snakemake compat`, and wherever they were made before."""
     done = f"outputs/{wildcards.model}/{wildcards.tf_version}/compat.json"
-    return "compat" in workflow.dag_settings.targets or (exists(done) and json.load(open(done))["compiled"])
+    return "compat" in workflow.dag_settings.targets or (exists(done) and json.load(open(done)).get("compiled", True))
 
 
 def pages(wildcards):

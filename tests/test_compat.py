@@ -102,7 +102,9 @@ def test_a_user_who_interrupts_is_no_result():
 
 
 def test_the_seconds_are_those_of_the_check():
-    [result] = compat.judge([compat.Feature("group", "x", False, False, lambda case: time.sleep(0.034))], Folder(), dict)
+    [result] = compat.judge(
+        [compat.Feature("group", "x", False, False, lambda case: time.sleep(0.034))], Folder(), dict
+    )
     assert 0.03 <= result.seconds < 60
     assert result.seconds == round(result.seconds, 2)
 

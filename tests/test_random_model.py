@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from opensci_lib import kernels, project
+from opensci_lib import kernels
 from opensci_lib.errors import OpensciError
 from opensci_lib.hotfix import hotfix
 from opensci_lib.model_folder import check_model_folder
 from opensci_lib.random_model import SIZES, random_model, tensor_shapes
-from tests.stand_in import StandIn
 
 SHAPE = {
     "hidden_size": 4,
@@ -78,7 +77,7 @@ def test_the_published_shapes_have_their_numbers_of_parameters():
 
 @pytest.fixture
 def make(tmp_path, monkeypatch):
-    """Return a function that makes a model of a few numbers; the miniature is a folder without training."""
+    """Return a function that makes a model of a few numbers, with the code and tokenizer of a smaller miniature."""
     miniature = tmp_path / "miniature"
     miniature.mkdir()
     config = {**SHAPE, **PLAIN, "initializer_range": 0.5, "model_type": "opensci", "torch_dtype": "float32"}
@@ -87,9 +86,7 @@ def make(tmp_path, monkeypatch):
     (miniature / "modeling_opensci.py").write_text("code")
     (miniature / "tokenizer.json").write_text('{"words": 3}')
     (miniature / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
-    monkeypatch.setattr(project, "OUTPUTS", tmp_path / "outputs")
-    releases = StandIn(tmp_path / "stand-in", monkeypatch)
-    releases.add("4.48.0", f'mkdir -p "$(dirname "$3")" && cp -r {miniature} "$3"')
+    monkeypatch.setattr("opensci_lib.download.MODEL", miniature)
     return lambda name, seed=0, **changes: random_model(
         "org/x-1.7B-y", tmp_path / name, seed, **{**SHAPE, "vocab_size": 2000, **changes}
     )
