@@ -24,10 +24,8 @@ from checkout import UV, call, scratch
 from record import at_most, own_bytes, rounded, save, seconds, spread
 from tqdm import tqdm
 
-from opensci_lib import project
 from opensci_lib.hotfix import hotfix
 
-CODE = project.ROOT / "opensci_lib" / "miniature"
 SIZES = {"3.4 MB": 3_400_000, "3.4 GB": 3_400_000_000, "70 GB": 70_000_000_000}
 COPIED = ("3.4 MB", "3.4 GB")
 

@@ -6,8 +6,6 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import pytest
-
 from opensci_lib.hotfix import all_rules
 
 #: Its rules on loading and numbers.
@@ -20,7 +18,6 @@ def findings(folder: Path, report: Path) -> Counter:
     return Counter(finding["rule"] for finding in json.loads(report.read_text())["findings"])
 
 
-@pytest.mark.kernel  # the miniature is trained in one
 def test_nothing_on_numbers_and_nothing_new(miniature, variant_folder, tmp_path):
     before, after = (findings(folder, tmp_path / "found.json") for folder in (miniature, variant_folder("fixed")))
     assert before["TRF012"] and before["TRF018"] and before["TRF048"]
