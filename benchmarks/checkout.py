@@ -138,8 +138,8 @@ def scratch() -> Iterator[Path]:
         yield Path(folder)
 
 
-def trained_miniature(checkout: Checkout) -> Path:
-    """Return the built-in model, which the first benchmark to need it trains: a minute that belongs to no way."""
+def miniature(checkout: Checkout) -> Path:
+    """Return the built-in model in a folder of its own."""
     folder = SCRATCH / "miniature"
     if not (folder / "config.json").exists():
         checkout.run("opensci", "download", "miniature", "--local_dir", folder)
@@ -151,10 +151,10 @@ def default_releases() -> list[str]:
     return yaml.safe_load((project.ROOT / "config.yaml").read_text())["tf_versions"]
 
 
-def pipeline_arguments(model: Path, releases: list[str], features: bool = False) -> list[str]:
-    """Return the arguments of snakemake for a trained model and some releases."""
+def pipeline_arguments(model: Path, releases: list[str], compat: bool = False) -> list[str]:
+    """Return the arguments of snakemake for a model and some releases."""
     versions = json.dumps(releases)
-    return ["--config", f"models={model}", f"tf_versions={versions}", f"features={str(features).lower()}"]
+    return ["--config", f"models={model}", f"tf_versions={versions}", f"compat={str(compat).lower()}"]
 
 
 def environment() -> dict[str, str]:

@@ -2,7 +2,7 @@
 
     uv run python benchmarks/growth.py
 
-`snakemake outputs/miniature/summary.html --config features=false` with 1, 6 and 12 releases, each in a fresh copy of
+`snakemake outputs/miniature/summary.html --config compat=false` with 1, 6 and 12 releases, each in a fresh copy of
 this checkout, with uv's cache of packages warm and the built-in model trained beforehand. 6 are the default ones.
 What each took stands beside what the straight line of least squares says.
 """
@@ -14,7 +14,7 @@ from collections import defaultdict
 
 import click
 import numpy as np
-from checkout import SUMMARY, default_releases, fresh_checkout, pipeline_arguments, trained_miniature
+from checkout import SUMMARY, default_releases, fresh_checkout, miniature, pipeline_arguments
 from record import at_most, rounded, save, spread
 from tqdm import tqdm
 
@@ -32,7 +32,7 @@ def main(turns: int, counts: tuple[int, ...]) -> None:
     jobs = {}
     for count in tqdm(list(counts) * turns, "pipelines"):
         with fresh_checkout() as checkout:
-            model = trained_miniature(checkout)
+            model = miniature(checkout)
             run = checkout.snakemake(SUMMARY, *pipeline_arguments(model, RELEASES[:count]))
         times[count].append(run.seconds)
         jobs[count] = len(run.jobs)

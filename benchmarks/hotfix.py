@@ -89,7 +89,7 @@ def measure(action: Callable[[Path, Path], object], source: Path, target: Path) 
 
 @click.command()
 @click.option("--repetitions", default=5, show_default=True, help="How often each way is measured.")
-@click.option("--code", default=CODE, type=click.Path(path_type=Path), help="A folder with the model's code.")
+@click.option("--code", default=MODEL, type=click.Path(path_type=Path), help="A folder with the model's code.")
 def main(repetitions: int, code: Path) -> None:
     """Measure both ways in turn, print and save."""
     runs = defaultdict(list)

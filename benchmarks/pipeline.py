@@ -3,7 +3,7 @@
     uv run python benchmarks/pipeline.py
 
 The pipeline, in a fresh copy of this checkout, builds its environments, hotfixes, runs and compares all default
-releases: `snakemake outputs/miniature/summary.html --config features=false`. The plain way is, for each of the same
+releases: `snakemake outputs/miniature/summary.html --config compat=false`. The plain way is, for each of the same
 releases and variants in turn,
 
     uv run --no-project --with torch==2.13.0 --with transformers==V python plain_inference.py FOLDER …
@@ -33,17 +33,18 @@ from checkout import (
     call,
     default_releases,
     fresh_checkout,
+    miniature,
     pipeline_arguments,
     scratch,
-    trained_miniature,
 )
 from record import at_most, rounded, save, seconds, spread
 from tqdm import tqdm
 
+from opensci_lib import runs
 from opensci_lib.hotfix import hotfix
 from opensci_lib.kernels import PYTHON
 from opensci_lib.miniature import PROMPTS
-from opensci_lib.variants import VARIANTS, releases_and_variants
+from opensci_lib.runs import VARIANTS
 
 SCRIPT = Path(__file__).with_name("plain_inference.py")
 TORCH = "2.13.0"
@@ -76,7 +77,7 @@ def by_hand(release: str, *command: object, variables: dict[str, str]) -> None:
 
 def plain_way(folder: Path, releases: list[str], variables: dict[str, str]) -> None:
     """Run each release and variant, one after the other."""
-    for release, variant in tqdm(releases_and_variants(releases), "plain way", leave=False):
+    for release, variant in tqdm([run.split("/") for run in runs.names(releases)], "plain way", leave=False):
         results = folder / f"{release}-{variant}.pt"
         by_hand(release, SCRIPT, folder / variant, folder / "prompts.json", results, variables=variables)
 
@@ -84,7 +85,7 @@ def plain_way(folder: Path, releases: list[str], variables: dict[str, str]) -> N
 def prepare(folder: Path, releases: list[str]) -> Path:
     """Make what the plain way is handed, bring all its packages into uv's cache, and return the trained model."""
     with fresh_checkout() as checkout:
-        model = trained_miniature(checkout)
+        model = miniature(checkout)
     shutil.copytree(model, folder / "original")
     for variant in ("minimal", "fixed"):
         hotfix(model, folder / variant, rules=VARIANTS[variant])
@@ -110,7 +111,7 @@ def main(turns: int, releases: str | None) -> None:
                 run = checkout.snakemake(*to_the_summary)
                 times[PIPELINE].append(run.seconds)
                 if turn == turns - 1:
-                    rest = checkout.snakemake(*pipeline_arguments(model, chosen, features=True))
+                    rest = checkout.snakemake(*pipeline_arguments(model, chosen, compat=True))
                     times["whole default target"].append(run.seconds + rest.seconds)
                 shutil.rmtree(checkout.folder / "outputs")
                 times[PIPELINE + KEPT].append(checkout.snakemake(*to_the_summary).seconds)
