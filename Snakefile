@@ -23,7 +23,8 @@ configfile: "config.yaml"
 LISTED = [config["models"]] if isinstance(config["models"], str) else config["models"]
 MODELS = {runs.model_name(*pair): pair for pair in map(runs.model_and_revision, LISTED)}
 OUT = "outputs/{model}"
-RELEASES = runs.ascending([REFERENCE_RELEASE, *config["tf_versions"]])
+TARGETS = workflow.dag_settings.targets
+RELEASES = runs.ascending([REFERENCE_RELEASE, *(available() if "docs" in TARGETS else config["tf_versions"])])
 TASKS = [config["tasks"]] if isinstance(config["tasks"], str) else config["tasks"]
 DATASETS = "outputs/datasets.txt" if TASKS else []
 
@@ -35,15 +36,15 @@ def switched_on(key):
 
 def checked_releases(wildcards):
     """The releases in the compatibility matrix: this run's, all locked ones for `snakemake compat`, and those there."""
-    every = available() if "compat" in workflow.dag_settings.targets else []
+    every = available() if "compat" in TARGETS else []
     done = glob_wildcards(f"outputs/{wildcards.model}/{{tf_version}}/compat.json").tf_version
     return runs.ascending([*RELEASES, *every, *done])
 
 
 def compiled(wildcards):
-    """Whether checks that take the compiler are made: for `snakemake compat`, and wherever they were made before."""
+    """Whether checks that take the compiler are made: for all locked releases, and wherever they were made before."""
     done = f"outputs/{wildcards.model}/{wildcards.tf_version}/compat.json"
-    return "compat" in workflow.dag_settings.targets or (exists(done) and json.load(open(done)).get("compiled", True))
+    return bool({"compat", "docs"} & set(TARGETS)) or (exists(done) and json.load(open(done)).get("compiled", True))
 
 
 def pages(wildcards):
@@ -112,7 +113,7 @@ REPORT = f"{RUN} && {HTML} {{output.notebook}}"
 
 # These need a network, or are over in seconds.
 localrules:
-    all, evaluation, compat, prepare, kernel, layer, download, hotfix, datasets,
+    all, evaluation, compat, docs, prepare, kernel, layer, download, hotfix, datasets,
     summary, evaluation_report, compat_report, family, html, index,
 
 
@@ -136,6 +137,14 @@ rule evaluation:
 rule compat:
     input:
         expand(f"{OUT}/compatibility.html", model=MODELS),
+
+
+# The tables and pictures that this project publishes: the built-in model on all locked releases.
+rule docs:
+    input:
+        multiext("outputs/miniature/", "parity.csv", "evaluation.csv", "compat.csv"),
+    shell:
+        "for name in parity evaluation compat; do cp outputs/miniature/$name.csv outputs/miniature/$name.png docs/; done"
 
 
 rule prepare:

@@ -25,6 +25,7 @@ from record import at_most, own_bytes, rounded, save, seconds, spread
 from tqdm import tqdm
 
 from opensci_lib.hotfix import hotfix
+from opensci_lib.miniature import MODEL
 
 SIZES = {"3.4 MB": 3_400_000, "3.4 GB": 3_400_000_000, "70 GB": 70_000_000_000}
 COPIED = ("3.4 MB", "3.4 GB")
