@@ -23,8 +23,6 @@ configfile: "config.yaml"
 LISTED = [config["models"]] if isinstance(config["models"], str) else config["models"]
 MODELS = {runs.model_name(*pair): pair for pair in map(runs.model_and_revision, LISTED)}
 OUT = "outputs/{model}"
-TARGETS = workflow.dag_settings.targets
-RELEASES = runs.ascending([REFERENCE_RELEASE, *(available() if "docs" in TARGETS else config["tf_versions"])])
 TASKS = [config["tasks"]] if isinstance(config["tasks"], str) else config["tasks"]
 DATASETS = "outputs/datasets.txt" if TASKS else []
 
@@ -34,22 +32,42 @@ def switched_on(key):
     return str(config[key]).lower() == "true"
 
 
+def asked(*targets):
+    """Whether one of these targets is on the command line."""
+    return not {*targets}.isdisjoint(workflow.dag_settings.targets)
+
+
+def releases(wildcards):
+    """The releases of this run: all locked ones for `snakemake docs`."""
+    return runs.ascending([REFERENCE_RELEASE, *(available() if asked("docs") else config["tf_versions"])])
+
+
+def run_names(wildcards):
+    """The runs of these releases, as "<tf_version>/<variant>"."""
+    return runs.names(releases(wildcards))
+
+
+def of_releases(path):
+    """A file of each release."""
+    return lambda wildcards: expand(path, tf_version=releases(wildcards), **wildcards)
+
+
 def checked_releases(wildcards):
     """The releases in the compatibility matrix: this run's, all locked ones for `snakemake compat`, and those there."""
-    every = available() if "compat" in TARGETS else []
+    every = available() if asked("compat") else []
     done = glob_wildcards(f"outputs/{wildcards.model}/{{tf_version}}/compat.json").tf_version
-    return runs.ascending([*RELEASES, *every, *done])
+    return runs.ascending([*releases(wildcards), *every, *done])
 
 
 def compiled(wildcards):
     """Whether checks that take the compiler are made: for all locked releases, and wherever they were made before."""
     done = f"outputs/{wildcards.model}/{wildcards.tf_version}/compat.json"
-    return bool({"compat", "docs"} & set(TARGETS)) or (exists(done) and json.load(open(done)).get("compiled", True))
+    return asked("compat", "docs") or (exists(done) and json.load(open(done)).get("compiled", True))
 
 
 def pages(wildcards):
     """The notebooks of a model's runs, as they become pages: those of each release, one kind after the other."""
-    kinds = {"infer": RELEASES, "evaluate": RELEASES}
+    kinds = {"infer": releases(wildcards), "evaluate": releases(wildcards)}
     if switched_on("compat"):
         kinds["compat"] = checked_releases(wildcards)
     return [f"outputs/{wildcards.model}/{release}/{kind}.ipynb" for kind, of in kinds.items() for release in of]
@@ -149,8 +167,8 @@ rule docs:
 
 rule prepare:
     input:
-        [marker(release) for release in RELEASES],
-        [marker(release, "evaluation") for release in RELEASES],
+        of_releases(marker("{tf_version}")),
+        of_releases(marker("{tf_version}", "evaluation")),
         DATASETS,
         # Where weights are not kept, they come and go with the runs.
         expand(f"{OUT}/{{variant}}.json", model=MODELS, variant=VARIANTS) if switched_on("keep_weights") else [],
@@ -292,26 +310,26 @@ rule check_compat:
 
 rule summary:
     input:
-        expand(f"{OUT}/{{tf_version}}/infer.ipynb", tf_version=RELEASES, allow_missing=True),
+        of_releases(f"{OUT}/{{tf_version}}/infer.ipynb"),
         notebook="notebooks/summary.ipynb",
     output:
         multiext(f"{OUT}/", "parity.csv", "positions.csv", "summary.html"),
         notebook=f"{OUT}/summary.ipynb",
     params:
-        parameters(**THIS_REPORT, runs=runs.names(RELEASES)),
+        parameters(**THIS_REPORT, runs=run_names),
     shell:
         REPORT
 
 
 rule evaluation_report:
     input:
-        expand(f"{OUT}/{{tf_version}}/evaluate.ipynb", tf_version=RELEASES, allow_missing=True),
+        of_releases(f"{OUT}/{{tf_version}}/evaluate.ipynb"),
         notebook="notebooks/evaluation.ipynb",
     output:
         multiext(f"{OUT}/", "evaluation.csv", "changed_items.csv", "evaluation.html"),
         notebook=f"{OUT}/evaluation.ipynb",
     params:
-        parameters(**THIS_REPORT, runs=runs.names(RELEASES)),
+        parameters(**THIS_REPORT, runs=run_names),
     shell:
         REPORT
 
