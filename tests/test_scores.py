@@ -608,6 +608,23 @@ def test_without_evaluations_the_report_says_what_to_do(computed, runs):
     )
 
 
+def test_what_a_release_scored_is_shown_variant_by_variant(reference, tmp_path):
+    write(tmp_path, "5.2.0/minimal", **MINIMAL)
+    write(tmp_path, "5.2.0/fixed")
+    runs = scores.evaluations([tmp_path / "5.2.0" / "minimal", tmp_path / "5.2.0" / "fixed"])
+    first = scores.first_items(runs, 1)
+    assert first.index.to_list() == [
+        (task, doc_id, run)
+        for task, doc_id in dict.fromkeys((task, doc_id) for task, doc_id, _ in first.index)
+        for run in ("5.2.0/minimal", "5.2.0/fixed")
+    ]
+    assert first.loc[("facts", 0), "prediction"].to_list() == [" b", " a"]
+    assert first.loc[("facts", 0, "5.2.0/fixed"), "text"].endswith("Question 0?")
+    conditions = scores.conditions(runs)
+    assert conditions.index.to_list() == ["5.2.0/minimal", "5.2.0/fixed"]
+    assert conditions["batch_size"].to_list() == [8, 8]
+
+
 def test_published_scores():
     found = scores.published().set_index("task")
     assert found.loc["mmlu"].to_dict() == {"original": 0.396, "patched_5_2": 0.508}
