@@ -323,7 +323,7 @@ def test_a_run_is_recorded_by_value(out):
     assert list(record["peak_memory_bytes"]) == ["start", *phases]
     peaks = list(record["peak_memory_bytes"].values())
     assert peaks == sorted(peaks)
-    assert set(record["machine"]) == {"platform", "processor", "cores", "torch_threads"}
+    assert set(record["machine"]) == {"platform", "processor", "cores", "torch_threads", "peak_memory_of"}
     assert record["machine"]["cores"] == os.cpu_count()
 
 
