@@ -3,7 +3,7 @@
     uv run python benchmarks/growth.py
 
 `snakemake outputs/miniature/summary.html --config compat=false` with 1, 6 and 12 releases, each in a fresh copy of
-this checkout, with uv's cache of packages warm and the built-in model trained beforehand. 6 are the default ones.
+this checkout, with uv's cache of packages warm. 6 are the default ones.
 What each took stands beside what the straight line of least squares says.
 """
 

@@ -10,7 +10,7 @@ releases and variants in turn,
 
 with the same prompts and 16 new tokens. Both start with uv's cache of packages warm and no environment made; the
 plain way is then run again with the environments that uv has kept, and the pipeline without its results but with its
-environments. The built-in model is trained beforehand, a minute that is in neither time. The plain way is handed the
+environments. The plain way is handed the
 three variants ready made; the pipeline's time holds its hotfixes, comparison and report. What the default target
 adds, the checks of features and the evaluation, has no plain counterpart: it is timed once, going on from a summary,
 and the whole is given as the sum.

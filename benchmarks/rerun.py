@@ -2,7 +2,7 @@
 
     uv run python benchmarks/rerun.py
 
-The default pipeline runs in a fresh copy of this checkout, the built-in model trained beforehand. Then
+The default pipeline runs in a fresh copy of this checkout. Then
 `uv run snakemake` has nothing left to do, and is timed. Then a release is added to `tf_versions`, and the jobs that
 snakemake runs are listed: those of the release itself, and those that concern all releases together.
 """

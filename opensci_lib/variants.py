@@ -83,17 +83,17 @@ def run_each(
     if unknown := [variant for variant in wanted if variant not in VARIANTS]:
         raise OpensciError(f"Unknown variant {unknown[0]!r}: choose some of {', '.join(VARIANTS)}.")
     found = download(model, revision, results_folder(model, revision) / "original")
+    made_of = {"model": model, "revision": revision, "commit": found.commit}
     settings = {**settings, "files": states(files(Path(found.path)))}
     begun = output / f".{record}"  # which variants are done, while others are not
     done = _done(begun, settings)
     failed: dict[str, OpensciError] = {}
     results = {variant: output / variant for variant in in_order(wanted)}
     for variant in (variant for variant in results if variant not in done):
-        run = {"model": model, "revision": revision, "commit": found.commit, "variant": variant}
         results[variant].mkdir(exist_ok=True)
         try:
             with prepared(model, variant, revision) as folder:
-                work(folder, results[variant], run)
+                work(folder, results[variant], {**made_of, "variant": variant})
         except OpensciError as error:
             print(f"{variant} failed. {error}")
             failed[variant] = error
@@ -104,9 +104,9 @@ def run_each(
     if len(failed) == len(results):
         raise next(iter(failed.values()))
     for variant, error in failed.items():
-        run = {"model": model, "revision": revision, "commit": found.commit, "variant": variant}
         versions = {"transformers": transformers.__version__}
-        write_json(results[variant] / record, {**run, "versions": versions, "error": str(error)})
+        outcome = {**made_of, "variant": variant, "versions": versions, "error": str(error)}
+        write_json(results[variant] / record, outcome)
     return results
 
 
