@@ -2,7 +2,7 @@
 
     uv run python benchmarks/comparison.py
 
-`opensci_lib.compare.compare_positions` of two captures, with logits in bfloat16 over 50,304 words, of 512, 4,096 and
+`reports.compare.compare_positions` of two captures, with logits in bfloat16 over 50,304 words, of 512, 4,096 and
 16,384 positions in turn: once equal, bit for bit, which needs no exponentials, and once different everywhere. Each
 comparison is a process of its own and reads files that were just written. Memory is what the process took of its own
 while it compared (`RssAnon`, every millisecond); beside it stands the most that it held with the pages of the files,
@@ -26,8 +26,8 @@ from checkout import scratch
 from record import at_least, at_most, save, seconds, spread
 from tqdm import tqdm
 
-from opensci_lib.capture import Capture, CaptureWriter
-from opensci_lib.compare import compare_positions
+from opensci_lib.reports.compare import compare_positions
+from opensci_lib.runs.capture import Capture, CaptureWriter
 
 POSITIONS = [512, 4096, 16384]
 VOCABULARY, HEAD_DIM = 50304, 64

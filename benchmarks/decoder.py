@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from opensci_lib.loading import dtype_argument
+from opensci_lib.runs.loading import dtype_argument
 
 PROMPT, NEW = 512, 64  # tokens
 REPETITIONS = 3

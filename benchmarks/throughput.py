@@ -20,12 +20,12 @@ from typing import Any
 
 import click
 from checkout import scratch
+from random_model import random_model
 from record import at_least, at_most, save, spread
 from tqdm import tqdm
 
 from opensci_lib import kernels
 from opensci_lib.hotfix import hotfix
-from opensci_lib.random_model import random_model
 
 SCRIPT = Path(__file__).with_name("decoder.py")
 SHAPE = {

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from opensci_lib import kernels
-from opensci_lib.compare import Run, difference
 from opensci_lib.errors import OpensciError
 from opensci_lib.hotfix import all_rules
 from opensci_lib.model_folder import check_model_folder
+from opensci_lib.reports.compare import Run, difference
 
 PROMPT = "The capital of France is a city on a river, and the people who live there say that it is old."
 

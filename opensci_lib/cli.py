@@ -47,7 +47,7 @@ def download(model: str | None, revision: str | None, local_dir: str | None, tas
             release = kernels.available()[-1]
             kernels.build(release, "evaluation")
             sys.exit(kernels.run(release, "-m", "opensci_lib", "download", "--tasks", tasks).returncode)
-        from opensci_lib.evaluate import fetch
+        from opensci_lib.evaluation import fetch
 
         click.echo(f"Here: {', '.join(fetch(tasks.split(',')))}")
         return
@@ -165,26 +165,11 @@ def infer(
     click.echo(run.completions[0])
 
 
-@main.command("random-model")
-@click.option(
-    "--like", required=True, help="A Hub id of the family, for its shape: open-sci/open-sci-ref-v0.01-1.7b-…"
-)
-@click.option("--dst_dir", required=True, type=click.Path(), help="The folder to make.")
-@click.option("--seed", default=0, show_default=True)
-@click.option("--num_hidden_layers", type=click.IntRange(1), help="Fewer layers than the published model has.")
-def random_model(like: str, dst_dir: str, seed: int, num_hidden_layers: int | None) -> None:
-    """Write a model of a published shape with random bfloat16 weights, for trying the pipeline at full size."""
-    from opensci_lib.random_model import random_model
-
-    changes = {} if num_hidden_layers is None else {"num_hidden_layers": num_hidden_layers}
-    click.echo(random_model(like, dst_dir, seed, **changes))
-
-
 @main.command()
 @click.option("--output_dir", required=True, type=click.Path(), help="A model's folder of results, outputs/<model>.")
 def index(output_dir: str) -> None:
     """Write the page that links a model's reports, notebooks and data."""
-    from opensci_lib.index import index
+    from opensci_lib.reports.index import index
 
     click.echo(index(output_dir))
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from opensci_lib.loading import compare_with_checkpoint, load
-from opensci_lib.observe import observe
-from opensci_lib.prompts import check_length, read_prompt
-from opensci_lib.record import Generation, Laps, top_tokens
+from opensci_lib.runs.loading import compare_with_checkpoint, load
+from opensci_lib.runs.observe import observe
+from opensci_lib.runs.prompts import check_length, read_prompt
+from opensci_lib.runs.record import Generation, Laps, top_tokens
 
 _PACKAGES = ("transformers", "torch", "tokenizers", "safetensors", "accelerate", "numpy", "opensci-lib")
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from opensci_lib import kernels
-from opensci_lib.compare import Run
 from opensci_lib.download import download
 from opensci_lib.hotfix import hotfix
-from opensci_lib.variants import VARIANTS
+from opensci_lib.reports.compare import Run
+from opensci_lib.runs.variants import VARIANTS
 from tests.cluster import missing_programs
 
 _ABSENT = pytest.StashKey[list[str]]()

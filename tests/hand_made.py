@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from opensci_lib.capture import CaptureWriter
-from opensci_lib.compare import Run
+from opensci_lib.reports.compare import Run
+from opensci_lib.runs.capture import CaptureWriter
 
 STAGES = ["model.embed_tokens", "model.layers.0.self_attn.q_rope", "model.layers.0.self_attn", "lm_head"]
 

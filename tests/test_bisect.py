@@ -8,8 +8,8 @@ import pytest
 
 from opensci_lib import kernels
 from opensci_lib.bisect import PROMPT, Bisection, bisect
-from opensci_lib.capture import CaptureWriter
 from opensci_lib.errors import OpensciError
+from opensci_lib.runs.capture import CaptureWriter
 from tests.stand_in import StandIn
 
 STAGES = ["model.embed_tokens", "model.layers.0.self_attn.k_rope", "lm_head"]

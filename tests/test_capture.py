@@ -14,10 +14,10 @@ from safetensors.numpy import save_file
 from scipy.special import log_softmax
 
 from opensci_lib import kernels
-from opensci_lib.capture import Capture, CaptureWriter, LogitsWriter, compare_pieces
-from opensci_lib.compare import compare_positions, first_divergence
 from opensci_lib.errors import OpensciError
-from opensci_lib.tensors import odd_factors
+from opensci_lib.reports.compare import compare_positions, first_divergence
+from opensci_lib.runs.capture import Capture, CaptureWriter, LogitsWriter, compare_pieces
+from opensci_lib.runs.tensors import odd_factors
 from tests import tiny
 
 FLOATS = {
@@ -381,9 +381,9 @@ _OBSERVE = """
 import copy, json, sys
 import numpy as np, torch
 from opensci_lib.errors import OpensciError
-from opensci_lib.loading import load
-from opensci_lib.observe import observe
-from opensci_lib.tensors import as_numpy, bits, fingerprints
+from opensci_lib.runs.loading import load
+from opensci_lib.runs.observe import observe
+from opensci_lib.runs.tensors import as_numpy, bits, fingerprints
 
 folder, out = sys.argv[1:]
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -594,9 +594,9 @@ def test_tensors_become_arrays_of_the_same_numbers(observed):
 
 _MINIATURE = """
 import json, sys
-from opensci_lib.loading import load
+from opensci_lib.runs.loading import load
 from opensci_lib.miniature import PROMPTS
-from opensci_lib.observe import observe
+from opensci_lib.runs.observe import observe
 
 folder, calls = sys.argv[1:]
 model, tokenizer = load(folder)

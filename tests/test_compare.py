@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 
-from opensci_lib.capture import COMPARED, Capture, CaptureWriter
-from opensci_lib.compare import (
+from opensci_lib.errors import OpensciError
+from opensci_lib.reports.compare import (
     Run,
     compare_positions,
     describe_stage,
@@ -21,7 +21,7 @@ from opensci_lib.compare import (
     parity,
     verdict,
 )
-from opensci_lib.errors import OpensciError
+from opensci_lib.runs.capture import COMPARED, Capture, CaptureWriter
 
 pytestmark = pytest.mark.filterwarnings("error")
 

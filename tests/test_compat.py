@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 from safetensors.numpy import save_file
 
-from opensci_lib import compat, figures, kernels, project
+from opensci_lib import compat, kernels, project
 from opensci_lib.compat.reference import check_reference
 from opensci_lib.errors import OpensciError
 from opensci_lib.hotfix import all_rules, hotfix
+from opensci_lib.reports import figures
 from tests.hotfix.test_mlinter import findings
 
 # ---------------------------------------------------------------- judging, on made-up features, folders and judges

@@ -11,8 +11,9 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 from papermill.iorw import load_notebook_node
 
-from opensci_lib import engine, kernels
+from opensci_lib import kernels
 from opensci_lib.errors import OpensciError
+from opensci_lib.kernels import engine
 from tests.stand_in import StandIn
 
 SHOW = """

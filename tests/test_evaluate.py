@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from opensci_lib import items, kernels, tasks
+from opensci_lib import kernels
 from opensci_lib.errors import OpensciError
-from opensci_lib.evaluate import evaluate, fetch, merged, shots
-from opensci_lib.harness import Harness
-from opensci_lib.tasks.__main__ import write
+from opensci_lib.evaluation import evaluate, fetch, items, merged, shots, tasks
+from opensci_lib.evaluation.harness import Harness
+from opensci_lib.evaluation.tasks.__main__ import write
 from tests import tiny
 
 RELEASE = "5.23.0"
@@ -545,9 +545,9 @@ _EVALUATE = """
 import json, sys
 import pandas as pd, torch
 from opensci_lib.errors import OpensciError
-from opensci_lib.evaluate import evaluate
-from opensci_lib.harness import Harness
-from opensci_lib.loading import load
+from opensci_lib.evaluation import evaluate
+from opensci_lib.evaluation.harness import Harness
+from opensci_lib.runs.loading import load
 
 found, harness = {}, Harness()
 for name, line in json.loads(sys.argv[2]).items():

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from opensci_lib.errors import OpensciError
-from opensci_lib.family import find_models, gather, label
+from opensci_lib.reports.family import find_models, gather, label
 from tests.notebook import tables, titles
 from tests.test_pipeline import call
 

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
 
-from opensci_lib import figures
+from opensci_lib.reports import figures
 from tests.hand_made import STAGES, make_run, tensors
 
 NAN, INF = float("nan"), float("inf")

@@ -9,9 +9,9 @@ from bs4 import BeautifulSoup
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opensci_lib import findings
+from opensci_lib.reports import findings
 from opensci_lib.runs import ascending
-from opensci_lib.variants import in_order
+from opensci_lib.runs.variants import in_order
 from tests.hand_made import STAGES, make_run, tensors
 
 NAN, INF = float("nan"), float("inf")

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from opensci_lib import kernels
-from opensci_lib.capture import Capture
 from opensci_lib.errors import OpensciError
-from opensci_lib.loading import load
-from opensci_lib.prompts import check_length, read_prompt
-from opensci_lib.record import Generation, Laps, peak_memory, top_tokens
+from opensci_lib.runs.capture import Capture
+from opensci_lib.runs.loading import load
+from opensci_lib.runs.prompts import check_length, read_prompt
+from opensci_lib.runs.record import Generation, Laps, peak_memory, top_tokens
 from tests import tiny
 
 RELEASE = "5.23.0"
@@ -184,7 +184,7 @@ from safetensors.torch import save_file
 from torch import nn
 from opensci_lib.errors import OpensciError
 from opensci_lib.generate import generate
-from opensci_lib.loading import check_release, compare_with_checkpoint, dtype_argument, load
+from opensci_lib.runs.loading import check_release, compare_with_checkpoint, dtype_argument, load
 
 out = Path(sys.argv[1])
 plain, found = out / "tiny", {}

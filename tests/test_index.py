@@ -6,7 +6,7 @@ import pytest
 from bs4 import BeautifulSoup
 
 from opensci_lib.errors import OpensciError
-from opensci_lib.index import index
+from opensci_lib.reports.index import index
 
 
 @pytest.fixture

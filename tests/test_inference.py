@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import yaml
 
-from opensci_lib.compare import compare_positions, first_divergence, verdict
+from opensci_lib.reports.compare import compare_positions, first_divergence, verdict
 
 pytestmark = pytest.mark.kernel
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, rel_entr
 
-from opensci_lib import logits
-from opensci_lib.logits import abs_diff, compare_rows, same_bits, surprisal
+from opensci_lib.runs import logits
+from opensci_lib.runs.logits import abs_diff, compare_rows, same_bits, surprisal
 
 pytestmark = pytest.mark.filterwarnings("error")  # what is not defined is NaN, without a word on stderr
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
+from benchmarks.random_model import tensor_shapes
 from opensci_lib import kernels
 from opensci_lib.miniature import MODEL, PROMPTS, corpus, train
 from opensci_lib.model_folder import check_model_folder, files
-from opensci_lib.random_model import tensor_shapes
 
 CODE = MODEL / "modeling_opensci.py"
 CONFIG = json.loads((MODEL / "config.json").read_text())
@@ -98,7 +98,7 @@ _ASK = """
 import json, sys
 import torch
 from opensci_lib import shim
-from opensci_lib.loading import compare_with_checkpoint, load
+from opensci_lib.runs.loading import compare_with_checkpoint, load
 
 folder, asked = sys.argv[1], json.loads(sys.argv[2])
 shim.apply()

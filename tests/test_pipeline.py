@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from bs4 import BeautifulSoup
 
-from opensci_lib import figures, findings
-from opensci_lib.compare import parity
+from opensci_lib.reports import figures, findings
+from opensci_lib.reports.compare import parity
 from tests.hand_made import make_run, tensors
 from tests.notebook import tables, titles
 

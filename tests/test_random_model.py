@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
+from benchmarks.random_model import SIZES, random_model, tensor_shapes
 from opensci_lib import kernels
 from opensci_lib.errors import OpensciError
 from opensci_lib.hotfix import hotfix
 from opensci_lib.model_folder import check_model_folder
-from opensci_lib.random_model import SIZES, random_model, tensor_shapes
 
 SHAPE = {
     "hidden_size": 4,
@@ -146,7 +146,7 @@ def test_the_same_seed_gives_the_same_bytes(make):
 
 def test_shards_are_no_larger_than_they_may_and_the_index_knows_them(make, monkeypatch):
     whole = tensors(make("whole", vocab_size=7))
-    monkeypatch.setattr("opensci_lib.random_model._SHARD_BYTES", 80)
+    monkeypatch.setattr("benchmarks.random_model._SHARD_BYTES", 80)
     folder = make("sharded", vocab_size=7)
     assert check_model_folder(folder) == folder
     index = json.loads((folder / "model.safetensors.index.json").read_text())
@@ -189,8 +189,8 @@ print(json.dumps({"dtype": str(model.dtype), "parameters": sum(p.numel() for p i
 
 @pytest.mark.kernel
 def test_it_loads_with_no_key_missing(miniature, tmp_path, monkeypatch):
-    monkeypatch.setattr("opensci_lib.random_model.download", lambda name: type("Found", (), {"path": str(miniature)}))
-    monkeypatch.setattr("opensci_lib.random_model._SHARD_BYTES", 100_000)
+    monkeypatch.setattr("benchmarks.random_model.download", lambda name: type("Found", (), {"path": str(miniature)}))
+    monkeypatch.setattr("benchmarks.random_model._SHARD_BYTES", 100_000)
     shape = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
     folder = random_model(
         "1.3b", tmp_path / "sharded", **shape, num_hidden_layers=2, intermediate_size=96, vocab_size=1024,

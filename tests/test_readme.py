@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from opensci_lib import findings, kernels, scores
+from opensci_lib import kernels
 from opensci_lib.compat import support_table
 from opensci_lib.hotfix import all_rules
+from opensci_lib.reports import findings, scores
 from opensci_lib.runs import ascending
 
 ROOT = Path(__file__).parents[1]

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 
-from opensci_lib import scores
 from opensci_lib.errors import OpensciError
+from opensci_lib.reports import scores
 
 ROOT = Path(__file__).parents[1]
 NAN = float("nan")

@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from opensci_lib.errors import OpensciError
-from opensci_lib.statistics import changed_predictions, compare_items, mcnemar, paired_bootstrap, standard_error
+from opensci_lib.reports.statistics import (
+    changed_predictions,
+    compare_items,
+    mcnemar,
+    paired_bootstrap,
+    standard_error,
+)
 
 NAN = float("nan")
 OTHER_NAN = np.array([0x7FF8000000000001]).view(float)[0]

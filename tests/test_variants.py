@@ -6,11 +6,12 @@ from types import ModuleType
 
 import pytest
 
-from opensci_lib import project, variants
+from opensci_lib import project
 from opensci_lib.download import Download
 from opensci_lib.errors import OpensciError
 from opensci_lib.hotfix import all_rules
-from opensci_lib.variants import prepared, run_each, variant_folder
+from opensci_lib.runs import variants
+from opensci_lib.runs.variants import prepared, run_each, variant_folder
 from tests.hotfix.folder import make_folder
 
 

@@ -15,9 +15,9 @@ import torch
 import transformers
 from safetensors import safe_open
 
-from opensci_lib.loading import dtype_argument, poison
 from opensci_lib.model_folder import write_json
-from opensci_lib.tensors import bits
+from opensci_lib.runs.loading import dtype_argument, poison
+from opensci_lib.runs.tensors import bits
 
 #: What the models read: short, a sentence, and a row long enough to repeat itself.
 TEXTS = [

@@ -2,7 +2,7 @@
 
 from opensci_lib.compat import feature
 from opensci_lib.compat.case import Case, expect, expect_equal
-from opensci_lib.loading import compare_with_checkpoint
+from opensci_lib.runs.loading import compare_with_checkpoint
 
 
 @feature("every tensor as in the checkpoint, no key missing or left over", basic=True)

@@ -9,8 +9,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from opensci_lib.compare import Run, find_runs
 from opensci_lib.errors import OpensciError
+from opensci_lib.reports.compare import Run, find_runs
 from opensci_lib.runs import ascending
 
 #: The reports in the order in which the page names them: file, title, what it answers.
@@ -36,7 +36,7 @@ def index(output_dir: Path | str) -> Path:
     if not runs:
         raise OpensciError(f"{folder} holds no results: run `snakemake` first.")
     template = Environment(
-        loader=PackageLoader("opensci_lib", "."), autoescape=True, trim_blocks=True, undefined=StrictUndefined
+        loader=PackageLoader("opensci_lib.reports", "."), autoescape=True, trim_blocks=True, undefined=StrictUndefined
     ).get_template("index.html.j2")
     page = template.render(
         name=folder.name,

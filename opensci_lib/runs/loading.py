@@ -7,7 +7,7 @@ from typing import Any
 
 from opensci_lib.errors import OpensciError
 from opensci_lib.model_folder import check_model_folder
-from opensci_lib.tensors import bits
+from opensci_lib.runs.tensors import bits
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 

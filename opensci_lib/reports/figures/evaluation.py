@@ -7,11 +7,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from opensci_lib import findings
-from opensci_lib.figures.canvas import COLOURS, GREY, canvas, mark_undrawn
-from opensci_lib.items import likelihoods
-from opensci_lib.logits import same_bits
+from opensci_lib.evaluation.items import likelihoods
+from opensci_lib.reports import findings
+from opensci_lib.reports.figures.canvas import COLOURS, GREY, canvas, mark_undrawn
 from opensci_lib.runs import in_order
+from opensci_lib.runs.logits import same_bits
 
 
 def score_differences(table: pd.DataFrame) -> Figure:

@@ -1,15 +1,19 @@
-"""Write a model of a published shape with random weights: for trying the pipeline at full size, offline."""
+"""Write a model of a published shape with random weights: for trying the pipeline at full size, offline.
+
+uv run python benchmarks/random_model.py --like 1.7b --dst_dir random-1.7b
+"""
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import ml_dtypes
 import numpy as np
+from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from opensci_lib.download import MINIATURE, download
@@ -37,7 +41,7 @@ def random_model(like: str, dst_dir: Path | str, seed: int = 0, **changes: Any) 
     """Write a model folder with the shape of `like` and random bfloat16 weights, and return it.
 
     Weights are normal with the configuration's `initializer_range`, norms one; the same seed gives the same
-    bytes. Tensors are written one by one, so that memory holds one at a time. Code and tokenizer are the miniature's,
+    bytes. Memory holds a shard at a time, of a GiB. Code and tokenizer are the miniature's,
     whose ids fill only the start of the vocabulary.
 
     Args:
@@ -96,7 +100,7 @@ def tensor_shapes(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]
 
 
 def _write_shards(folder: Path, shapes: dict[str, tuple[int, ...]], scale: float, seed: int) -> None:
-    """Write the tensors as safetensors files with an index (https://github.com/huggingface/safetensors#format)."""
+    """Write the tensors as safetensors files with an index."""
     shards: list[list[str]] = [[]]
     filled = 0
     for name, shape in shapes.items():
@@ -109,22 +113,14 @@ def _write_shards(folder: Path, shapes: dict[str, tuple[int, ...]], scale: float
     draw = np.random.default_rng(seed)
     weight_map = {}
     total = 2 * sum(int(np.prod(shape)) for shape in shapes.values())
-    with tqdm(total=total, desc="random weights", unit="B", unit_scale=True) as progress:
+    with tqdm(total=len(shapes), desc="random weights", unit=" tensors") as progress:
         for number, names in enumerate(shards, 1):
             file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-            header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-            end = 0
+            tensors = {}
             for name in names:
-                start, end = end, end + 2 * int(np.prod(shapes[name]))
-                header[name] = {"dtype": "BF16", "shape": shapes[name], "data_offsets": [start, end]}
-            text = json.dumps(header).encode()
-            text += b" " * (-len(text) % 8)
-            with (folder / file).open("wb") as out:
-                out.write(len(text).to_bytes(8, "little") + text)
-                for name in names:
-                    values = _values(name, shapes[name], scale, draw)
-                    out.write(values.tobytes())
-                    progress.update(values.nbytes)
+                tensors[name] = _values(name, shapes[name], scale, draw)
+                progress.update()
+            save_file(tensors, folder / file, {"format": "pt"})
             weight_map |= dict.fromkeys(names, file)
     write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map})
 
@@ -134,3 +130,20 @@ def _values(name: str, shape: tuple[int, ...], scale: float, draw: np.random.Gen
     if "norm" in name:
         return np.ones(shape, ml_dtypes.bfloat16)
     return (draw.standard_normal(shape, np.float32) * np.float32(scale)).astype(ml_dtypes.bfloat16)
+
+
+@click.command()
+@click.option(
+    "--like", required=True, help="A Hub id of the family, for its shape: open-sci/open-sci-ref-v0.01-1.7b-…"
+)
+@click.option("--dst_dir", required=True, type=click.Path(), help="The folder to make.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--num_hidden_layers", type=click.IntRange(1), help="Fewer layers than the published model has.")
+def main(like: str, dst_dir: str, seed: int, num_hidden_layers: int | None) -> None:
+    """Write a model of a published shape with random bfloat16 weights."""
+    changes = {} if num_hidden_layers is None else {"num_hidden_layers": num_hidden_layers}
+    click.echo(random_model(like, dst_dir, seed, **changes))
+
+
+if __name__ == "__main__":
+    main()

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from opensci_lib.capture import COMPARED, Capture, compare_pieces
 from opensci_lib.errors import OpensciError
-from opensci_lib.logits import abs_diff, same_bits
 from opensci_lib.runs import find
+from opensci_lib.runs.capture import COMPARED, Capture, compare_pieces
+from opensci_lib.runs.logits import abs_diff, same_bits
 
 #: How a stage of the forward pass is called in words, by the end of its module's name.
 _STAGES = {

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from opensci_lib.errors import OpensciError
-from opensci_lib.loading import load
+from opensci_lib.runs.loading import load
 
 TASKS = Path(__file__).parent / "tasks"
 #: What needs no download: facts, last words, and the perplexity of prose that was read and of prose that was not.

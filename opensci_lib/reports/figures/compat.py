@@ -9,8 +9,8 @@ import pandas as pd
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from opensci_lib import findings
-from opensci_lib.figures.canvas import DIFFERENT, EQUAL, LIGHT_GREY, canvas
+from opensci_lib.reports import findings
+from opensci_lib.reports.figures.canvas import DIFFERENT, EQUAL, LIGHT_GREY, canvas
 
 
 def compat_matrix(compat: pd.DataFrame) -> Figure:

@@ -9,9 +9,9 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from opensci_lib import findings
-from opensci_lib.family import label
-from opensci_lib.figures.canvas import COLOURS, DIFFERENT, EQUAL, canvas, mark_undrawn
+from opensci_lib.reports import findings
+from opensci_lib.reports.family import label
+from opensci_lib.reports.figures.canvas import COLOURS, DIFFERENT, EQUAL, canvas, mark_undrawn
 from opensci_lib.runs import ascending, in_order
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from opensci_lib import findings
-from opensci_lib.capture import Capture
-from opensci_lib.figures.canvas import COLOURS, GREY, canvas
+from opensci_lib.reports import findings
+from opensci_lib.reports.figures.canvas import COLOURS, GREY, canvas
+from opensci_lib.runs.capture import Capture
 
 
 def top_tokens(best: dict[str, list[dict[str, Any]]]) -> Figure:

@@ -10,8 +10,8 @@ import pandas as pd
 from scipy import stats
 
 from opensci_lib.errors import OpensciError
-from opensci_lib.items import likelihoods
-from opensci_lib.logits import abs_diff, same_bits
+from opensci_lib.evaluation.items import likelihoods
+from opensci_lib.runs.logits import abs_diff, same_bits
 
 _SMALL = 25  # discordant items up to which McNemar's test is computed exactly (Fagerland et al. 2013)
 _RESAMPLES = 2000

@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from opensci_lib.capture import Capture
-from opensci_lib.compare import Run, describe_stage, first_divergence
-from opensci_lib.logits import abs_diff
+from opensci_lib.reports.compare import Run, describe_stage, first_divergence
 from opensci_lib.runs import VARIANTS, ascending, in_order, place
+from opensci_lib.runs.capture import Capture
+from opensci_lib.runs.logits import abs_diff
 
 #: The results of `compat.csv` as a matrix draws them, worst first.
 RESULTS = {"fails": 0.0, "unsupported by this release": 1.0, "ok": 2.0}

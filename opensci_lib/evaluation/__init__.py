@@ -9,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from opensci_lib import items
 from opensci_lib.errors import OpensciError
-from opensci_lib.harness import GROUPS, OFFLINE, TASKS, Harness
+from opensci_lib.evaluation import items
+from opensci_lib.evaluation.harness import GROUPS, OFFLINE, TASKS, Harness
 from opensci_lib.model_folder import check_model_folder, files, read_json, states, write_json
 
 _TABLES = ("samples.parquet", "positions.parquet")

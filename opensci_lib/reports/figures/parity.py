@@ -9,9 +9,9 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from opensci_lib import findings
-from opensci_lib.compare import Run, describe_stage
-from opensci_lib.figures.canvas import COLOURS, DIFFERENT, EQUAL, LIGHT_GREY, canvas, mark_undrawn
+from opensci_lib.reports import findings
+from opensci_lib.reports.compare import Run, describe_stage
+from opensci_lib.reports.figures.canvas import COLOURS, DIFFERENT, EQUAL, LIGHT_GREY, canvas, mark_undrawn
 from opensci_lib.runs import ascending, in_order
 
 

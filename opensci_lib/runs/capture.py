@@ -32,7 +32,7 @@ import ml_dtypes
 import numpy as np
 
 from opensci_lib.errors import OpensciError
-from opensci_lib.logits import compare_rows, surprisal
+from opensci_lib.runs.logits import compare_rows, surprisal
 
 _DTYPES = {
     "F32": np.dtype(np.float32),

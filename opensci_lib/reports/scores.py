@@ -12,8 +12,8 @@ from typing import Any
 import pandas as pd
 
 from opensci_lib.errors import OpensciError
+from opensci_lib.reports.statistics import changed_predictions, compare_items
 from opensci_lib.runs import find
-from opensci_lib.statistics import changed_predictions, compare_items
 
 #: Scores of the 1.7B model that others published, with their source.
 PUBLISHED = Path(__file__).with_name("published.csv")

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from opensci_lib.capture import ROWS, Capture, CaptureWriter, LogitsWriter
-from opensci_lib.tensors import as_numpy, fingerprints
+from opensci_lib.runs.capture import ROWS, Capture, CaptureWriter, LogitsWriter
+from opensci_lib.runs.tensors import as_numpy, fingerprints
 
 if TYPE_CHECKING:
     import torch
