@@ -54,7 +54,7 @@ def download(model: str, revision: str | None = None, local_dir: Path | str | No
     where it stopped, files that are complete are kept, and all are compared with the hashes that the Hub lists.
 
     Raises:
-        OpensciError: when the model can't be had, is incomplete, or is not what the Hub lists.
+        OpensciError: when the model is unavailable, is incomplete, or is not what the Hub lists.
 
     """
     if revision and (model == MINIATURE or Path(model).exists()):
@@ -104,7 +104,7 @@ def _placed(source: Path, target: Path, put: Callable[[Path, Path], object]) -> 
 
 
 def _from_hub(model: str, revision: str | None, place: Path | None) -> tuple[Path, str]:
-    """Return (folder, commit) of a model on the Hub, and say in a sentence why it can't be had."""
+    """Return (folder, commit) of a model on the Hub, and say in a sentence why it is unavailable."""
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,

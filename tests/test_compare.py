@@ -21,7 +21,8 @@ from opensci_lib.reports.compare import (
     parity,
     verdict,
 )
-from opensci_lib.runs.capture import COMPARED, Capture, CaptureWriter
+from opensci_lib.runs.capture import Capture, CaptureWriter
+from opensci_lib.runs.logits import COMPARED
 
 pytestmark = pytest.mark.filterwarnings("error")
 

@@ -798,7 +798,7 @@ def test_where_not_even_one_item_fits_or_something_else_is_wrong_the_error_is_to
 def test_bad_tasks_get_one_sentence(outcomes):
     found, files = outcomes.found, outcomes.files
     assert found["bad"].startswith(f"{files['bad']} is not valid YAML (while parsing a flow sequence")
-    assert found["bad"].endswith("): mend it.")
+    assert found["bad"].endswith("): fix it.")
     assert found["empty"].startswith(f"{files['empty']} is no task of the harness (")
     assert found["empty"].endswith("): see its docs/task_guide.md.")
     assert found["write"] == (
@@ -808,7 +808,7 @@ def test_bad_tasks_get_one_sentence(outcomes):
         "There is no task 'no_such_task': give one of opensci_facts, opensci_cloze, opensci_recall, opensci_prose, "
         "open-sci-0.01, a task of lm-evaluation-harness, or a YAML file."
     )
-    assert found["copa"].startswith("The data of task copa can't be had (")
+    assert found["copa"].startswith("The data of task copa are unavailable (")
     assert found["copa"].endswith(
         "): run `opensci download --tasks copa` on a machine with a network and the same HF_HOME, "
         "with HF_DATASETS_OFFLINE unset."

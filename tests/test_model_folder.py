@@ -25,7 +25,6 @@ def write_tensors(path, spans, data: int, length: int | None = None):
     header = json.dumps({"__metadata__": {"format": "pt"}, **tensors}).encode()
     size = len(header) if length is None else length
     path.write_bytes(size.to_bytes(8, "little") + header + bytes(data))
-    return len(header)
 
 
 @pytest.fixture
@@ -105,20 +104,11 @@ def test_weights_of_another_name_are_none(folder):
     assert refused(folder) == f"model.safetensors is missing in {folder}: download the model again."
 
 
-def test_bytes_after_the_last_tensor_are_noticed(folder):
+@pytest.mark.parametrize("data", [9, 11])
+def test_a_byte_more_or_less_than_promised_is_noticed(folder, data):
     weights = folder / "model.safetensors"
-    header = write_tensors(weights, {"a": (0, 4), "b": (4, 10)}, 11)
-    assert refused(folder) == (
-        f"{weights} has {8 + header + 11} bytes and its header promises {8 + header + 10}: download it again."
-    )
-
-
-def test_a_byte_that_is_missing_is_noticed(folder):
-    weights = folder / "model.safetensors"
-    header = write_tensors(weights, {"a": (0, 4), "b": (4, 10)}, 9)
-    assert refused(folder) == (
-        f"{weights} has {8 + header + 9} bytes and its header promises {8 + header + 10}: download it again."
-    )
+    write_tensors(weights, {"a": (0, 4), "b": (4, 10)}, data)
+    assert refused(folder) == f"{weights} is cut off or no safetensors file: download it again."
 
 
 @pytest.mark.parametrize(
@@ -157,9 +147,7 @@ def test_every_shard_is_checked(sharded, shard):
     path = sharded / shard
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
-    assert refused(sharded) == (
-        f"{path} has {len(whole) - 1} bytes and its header promises {len(whole)}: download it again."
-    )
+    assert refused(sharded) == f"{path} is cut off or no safetensors file: download it again."
     path.unlink()
     assert refused(sharded) == f"{shard} is missing in {sharded}: download the model again."
 
@@ -209,8 +197,9 @@ def test_weights_that_nothing_reads_are_not_judged(folder):
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b'{\n"a": }', "is not valid JSON (line 2: Expecting value): mend it."),
+        (b'{\n"a": }', "is not valid JSON (line 2: Expecting value): fix it."),
         (b'"\xff"', "is not text in UTF-8: download the model again."),
+        (b"[" * 100_000, "is nested too deeply to be read: download the model again."),
         (b"[1]", "holds no JSON object: download the model again."),
     ],
 )

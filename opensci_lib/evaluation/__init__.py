@@ -54,7 +54,7 @@ def evaluate(
         provenance: what else to write to `eval.json`: model, revision, variant.
 
     Raises:
-        OpensciError: an unknown task, a task file that can't be read, data that can't be had, an item longer than
+        OpensciError: an unknown task, a task file that can't be read, data that are unavailable, an item longer than
             the model's context, a task that was asked for twice.
 
     """

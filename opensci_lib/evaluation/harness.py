@@ -67,7 +67,7 @@ class Harness:
         """Return the harness's tasks of a name or a YAML file, with their data.
 
         Raises:
-            OpensciError: an unknown task, one that generates text, a file that can't be read, data that can't be had.
+            OpensciError: an unknown task, one that generates text, a file that can't be read, data that are unavailable.
 
         """
         from yaml import YAMLError
@@ -80,7 +80,7 @@ class Harness:
                 manager = self._ours if name in OFFLINE else self._all
                 tasks = list(manager.load(str(path) if path.is_file() else name)["tasks"].values())
         except YAMLError as error:
-            raise OpensciError(f"{name} is not valid YAML ({' '.join(str(error).split())}): mend it.") from error
+            raise OpensciError(f"{name} is not valid YAML ({' '.join(str(error).split())}): fix it.") from error
         except (KeyError, ValueError, TypeError) as error:
             if path.is_file():
                 raise OpensciError(
@@ -160,7 +160,7 @@ class Harness:
 
 @contextmanager
 def _dataset_errors(name: str) -> Generator[None]:
-    """Say in a sentence that a task's data can't be had."""
+    """Say in a sentence that a task's data are unavailable."""
     from datasets.exceptions import DatasetNotFoundError, DatasetsError
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
@@ -177,6 +177,6 @@ def _dataset_errors(name: str) -> Generator[None]:
     ) as error:
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise OpensciError(
-            f"The data of task {name} can't be had ({line}): run `opensci download --tasks {name}` on a machine with "
+            f"The data of task {name} are unavailable ({line}): run `opensci download --tasks {name}` on a machine with "
             "a network and the same HF_HOME, with HF_DATASETS_OFFLINE unset."
         ) from error

@@ -13,8 +13,8 @@ import pandas as pd
 
 from opensci_lib.errors import OpensciError
 from opensci_lib.runs import find
-from opensci_lib.runs.capture import COMPARED, Capture, compare_pieces
-from opensci_lib.runs.logits import abs_diff, same_bits
+from opensci_lib.runs.capture import Capture
+from opensci_lib.runs.logits import COMPARED, ROWS, abs_diff, compare_rows, joined, same_bits
 
 #: How a stage of the forward pass is called in words, by the end of its module's name.
 _STAGES = {
@@ -42,7 +42,7 @@ class Run:
 
     @cached_property
     def capture(self) -> Capture:
-        """The capture, memory-mapped."""
+        """The capture, opened."""
         return Capture(self.path / "capture.safetensors")
 
     @cached_property
@@ -112,8 +112,9 @@ def compare_positions(reference: Capture, candidate: Capture, prompt: int) -> pd
 def _compared(reference: Capture, candidate: Capture, prompt: int) -> dict[str, np.ndarray]:
     """Return what `compare_rows` says of the logits, now or when the candidate was captured."""
     if candidate.keeps_logits and reference.keeps_logits:
-        _both(reference, candidate, f"{prompt}.logits")
-        return compare_pieces(reference, candidate, prompt)
+        name, count = f"{prompt}.logits", len(reference[f"{prompt}.token_ids"])
+        pieces = (_both(reference, candidate, name, start, start + ROWS) for start in range(0, count, ROWS))
+        return joined([compare_rows(*piece) for piece in pieces])
     if candidate.reference != reference.digest:
         raise OpensciError(
             f"{candidate.path} was not compared with {reference.path} as it was computed, and not both keep their "
@@ -122,9 +123,9 @@ def _compared(reference: Capture, candidate: Capture, prompt: int) -> dict[str, 
     return {name: np.array(candidate[f"{prompt}.{name}"]) for name in COMPARED}
 
 
-def _both(reference: Capture, candidate: Capture, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return a tensor of both captures, which must be of one shape."""
-    a, b = reference[name], candidate[name]
+def _both(reference: Capture, candidate: Capture, name: str, *rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return a tensor of both captures, or some of its rows, which must be of one shape."""
+    a, b = (capture.rows(name, *rows) if rows else capture[name] for capture in (reference, candidate))
     if a.shape != b.shape:
         raise OpensciError(
             f"{name} is of shape {a.shape} in {reference.path} and {b.shape} in {candidate.path}: "

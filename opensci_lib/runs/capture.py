@@ -1,4 +1,4 @@
-"""What one forward pass computed, position by position, in one memory-mapped safetensors file.
+"""What one forward pass computed, position by position, in one safetensors file.
 
 For each prompt `i` the file holds
 
@@ -11,11 +11,11 @@ For each prompt `i` the file holds
 - `{i}.fingerprints`, int64 (stages, positions): a 64-bit hash of each stage's output at each position
 
 and, as metadata, the prompts and the names of the stages in the order in which they were computed. A capture that was
-compared with a reference as it was computed holds, instead of logits, `{i}.{name}` for each name in `COMPARED`.
+compared with a reference as it was computed holds, instead of logits, `{i}.{name}` for each of `logits.COMPARED`.
 
-Logits are compared and written `ROWS` positions at a time and read through `numpy.memmap`: a prompt of 16,384 tokens
-over 50,304 words takes no more memory than its activations do. The format is that of
-https://github.com/huggingface/safetensors#format. Nothing here needs torch: `observe` fills a capture.
+Logits are written and read some positions at a time: a prompt of 16,384 tokens over 50,304 words takes no more memory
+than its activations do. The library reads the format, https://github.com/huggingface/safetensors#format, and can't
+write it piece by piece: `CaptureWriter` does. Nothing here needs torch: `observe` fills a capture.
 """
 
 from __future__ import annotations
@@ -23,38 +23,31 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import cached_property
-from math import prod
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from opensci_lib.errors import OpensciError
-from opensci_lib.runs.logits import compare_rows, surprisal
 
-_DTYPES = {
-    "F32": np.dtype(np.float32),
-    "F16": np.dtype(np.float16),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-    "F64": np.dtype(np.float64),
-    "I64": np.dtype(np.int64),
-    "BOOL": np.dtype(np.bool_),
+# What the format calls the dtypes that a capture holds.
+_CODES = {
+    np.dtype(np.float32): "F32",
+    np.dtype(np.float16): "F16",
+    np.dtype(ml_dtypes.bfloat16): "BF16",
+    np.dtype(np.float64): "F64",
+    np.dtype(np.int64): "I64",
+    np.dtype(np.bool_): "BOOL",
 }
-_CODES = {dtype: code for code, dtype in _DTYPES.items()}
 # The header comes first in the file but is known last; the format allows it to end in spaces.
 _HEADER_BYTES = 1 << 18
 
-#: Positions whose logits are computed, compared and held at once.
-ROWS = 1024
-
-#: What a capture with a reference holds instead of logits: the keys of `logits.compare_rows`.
-COMPARED = ("bitwise_equal", "max_abs_diff", "mean_abs_diff", "kl", "top1_agreement")
-
 
 class Capture:
-    """A capture on disk: `capture["0.logits"]` is a read-only `numpy.memmap`.
+    """A capture on disk: `capture["0.logits"]` is a numpy array, read when it is asked for.
 
     Raises:
         OpensciError: when the file is not there, is no capture, or holds other bytes than its header promises.
@@ -64,35 +57,32 @@ class Capture:
     def __init__(self, path: Path | str):
         self.path = Path(path)
         try:
-            self._entries, self._start = _read_header(self.path)
-            metadata = self._entries.pop("__metadata__")
-            _check_offsets(self._entries, self.path.stat().st_size - self._start)
+            with safe_open(self.path, framework="np") as file:
+                self._names = set(file.keys())
+                metadata = file.metadata()
             #: The prompts, in the order of their number.
             self.prompts: list[str] = json.loads(metadata["prompts"])
             #: Names of the fingerprinted stages, in the order in which the model computed them.
             self.stages: list[str] = json.loads(metadata["stages"])
             #: The digest of the capture that this one was compared with as it was computed, or None.
             self.reference: str | None = json.loads(metadata["reference"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             raise OpensciError(f"{self.path} is missing, cut off or no capture: run infer.ipynb again.") from error
 
     def __contains__(self, name: str) -> bool:
         """Whether there is a tensor of this name."""
-        return name in self._entries
+        return name in self._names
 
-    def __getitem__(self, name: str) -> np.memmap:
-        """Return one tensor, mapped, not read."""
-        return self.rows(name, 0, self._entries[name]["shape"][0])
+    def __getitem__(self, name: str) -> np.ndarray:
+        """Read one tensor."""
+        with safe_open(self.path, framework="np") as file:
+            return file.get_tensor(name)
 
-    def rows(self, name: str, start: int, stop: int) -> np.memmap:
-        """Map only some rows of a tensor: they leave memory with the array that is returned."""
-        entry = self._entries[name]
-        dtype, (count, *others) = _DTYPES[entry["dtype"]], entry["shape"]
-        shape = (min(stop, count) - start, *others)
-        skipped = start * prod(others) * dtype.itemsize
-        return np.memmap(
-            self.path, dtype, mode="r", offset=self._start + entry["data_offsets"][0] + skipped, shape=shape
-        )
+    def rows(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Read some rows of a tensor, from `start` until before `stop` or the end."""
+        with safe_open(self.path, framework="np") as file:
+            tensor = file.get_slice(name)
+            return tensor[start : min(stop, tensor.get_shape()[0])]
 
     @property
     def keeps_logits(self) -> bool:
@@ -106,26 +96,6 @@ class Capture:
         for number in range(len(self.prompts)):
             digest.update(self[f"{number}.fingerprints"].tobytes())
         return digest.hexdigest()
-
-
-def _read_header(path: Path) -> tuple[dict[str, Any], int]:
-    """Return a safetensors file's header and the number of bytes before its data."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if length > path.stat().st_size:  # before it is read: eight bytes of something else promise anything
-            raise ValueError
-        return json.loads(file.read(length)), 8 + length
-
-
-def _check_offsets(entries: dict[str, Any], size: int) -> None:
-    """Raise ValueError unless the tensors fill the data, `size` bytes, without gap or overlap."""
-    end = 0
-    for entry in sorted(entries.values(), key=lambda entry: entry["data_offsets"]):
-        begin, end = end, end + prod(entry["shape"]) * _DTYPES[entry["dtype"]].itemsize
-        if entry["data_offsets"] != [begin, end]:
-            raise ValueError
-    if end != size:
-        raise ValueError
 
 
 class CaptureWriter:
@@ -157,7 +127,7 @@ class CaptureWriter:
         )
         if entry["data_offsets"][1] != first:
             raise ValueError(f"{name} is not the tensor that was written last")
-        if (_DTYPES[entry["dtype"]], entry["shape"][1:]) != (rows.dtype, [*rows.shape[1:]]):
+        if (entry["dtype"], entry["shape"][1:]) != (_CODES[rows.dtype], [*rows.shape[1:]]):
             raise ValueError(f"rows of {name} come in another dtype or shape")
         entry["shape"][0] += len(rows)
         entry["data_offsets"][1] = self._end
@@ -186,69 +156,3 @@ class CaptureWriter:
             )
         self._file.seek(0)
         self._file.write(room.to_bytes(8, "little") + header.ljust(room))
-
-
-class LogitsWriter:
-    """Takes the logits of a prompt as they are computed: writes them, or compares them with a reference's.
-
-    Args:
-        writer: what they are written to.
-        number: which prompt.
-        token_ids: the prompt's ids, int64 (positions).
-        reference: a capture to compare with, or None.
-
-    Raises:
-        OpensciError: when the reference does not hold the logits of the same tokens.
-
-    """
-
-    def __init__(self, writer: CaptureWriter, number: int, token_ids: np.ndarray, reference: Capture | None):
-        self.token_ids = token_ids
-        self._writer, self._number, self._reference = writer, number, reference
-        self._done = 0
-        self._surprisal = [np.empty(0)]
-        self._compared: list[dict[str, np.ndarray]] = []
-        if reference is not None and not (
-            f"{number}.logits" in reference and np.array_equal(reference[f"{number}.token_ids"], token_ids)
-        ):
-            raise OpensciError(
-                f"{reference.path} does not hold the logits of prompt {number} with the same token ids: "
-                "give as reference a run of the same prompts that kept its logits."
-            )
-
-    def take(self, rows: np.ndarray) -> None:
-        """Take the next positions' logits, (positions, vocabulary)."""
-        name = f"{self._number}.logits"
-        begin, self._done = self._done, self._done + len(rows)
-        following = self.token_ids[begin + 1 : self._done + 1]
-        if len(following):
-            self._surprisal.append(surprisal(rows[: len(following)], following))
-        self._last = rows[-1].copy()
-        if self._reference is None:
-            self._writer.add(name, rows)
-        else:
-            self._compared.append(compare_rows(self._reference.rows(name, begin, self._done), rows))
-
-    def finish(self) -> None:
-        """Write what was gathered on the way."""
-        self._writer.add(f"{self._number}.next_logits", self._last)
-        self._writer.add(f"{self._number}.surprisal", np.concatenate(self._surprisal))
-        if self._compared:
-            for key, values in _joined(self._compared).items():
-                self._writer.add(f"{self._number}.{key}", values)
-
-
-def compare_pieces(reference: Capture, candidate: Capture, prompt: int) -> dict[str, np.ndarray]:
-    """Return `logits.compare_rows` of two captures that keep their logits, read a piece at a time."""
-    name, count = f"{prompt}.logits", len(reference[f"{prompt}.token_ids"])
-    return _joined(
-        [
-            compare_rows(reference.rows(name, start, start + ROWS), candidate.rows(name, start, start + ROWS))
-            for start in range(0, count, ROWS)
-        ]
-    )
-
-
-def _joined(pieces: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Return what `compare_rows` says of all positions from what it says of some after the other."""
-    return {key: np.concatenate([piece[key] for piece in pieces]) for key in COMPARED}

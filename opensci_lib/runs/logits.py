@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+#: Positions whose logits are computed, compared and held at once.
+ROWS = 1024
+#: The keys of `compare_rows`.
+COMPARED = ("bitwise_equal", "max_abs_diff", "mean_abs_diff", "kl", "top1_agreement")
+
 _ELEMENTS = 1 << 22  # logits held at once as float64: bounds memory, whatever the vocabulary and the prompt's length
 
 
@@ -23,6 +28,11 @@ def compare_rows(reference: np.ndarray, candidate: np.ndarray) -> dict[str, np.n
     A row whose bits are the same differs by 0 in every respect and agrees, whatever it holds.
     """
     return _by_pieces(_compare, reference, candidate)
+
+
+def joined(pieces: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Return what `compare_rows` says of all positions from what it says of some after the other."""
+    return {key: np.concatenate([piece[key] for piece in pieces]) for key in COMPARED}
 
 
 def surprisal(logits: np.ndarray, following: np.ndarray) -> np.ndarray:

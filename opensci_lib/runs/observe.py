@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from opensci_lib.runs.capture import ROWS, Capture, CaptureWriter, LogitsWriter
+from opensci_lib.errors import OpensciError
+from opensci_lib.runs.capture import Capture, CaptureWriter
+from opensci_lib.runs.logits import ROWS, compare_rows, joined, surprisal
 from opensci_lib.runs.tensors import as_numpy, fingerprints
 
 if TYPE_CHECKING:
@@ -64,6 +66,56 @@ def observe(
                 f"{number}.fingerprints", np.stack([np.concatenate(pieces) for pieces in seen.fingerprints.values()])
             )
     return Capture(path)
+
+
+class LogitsWriter:
+    """Takes the logits of a prompt as they are computed: writes them, or compares them with a reference's.
+
+    Args:
+        writer: what they are written to.
+        number: which prompt.
+        token_ids: the prompt's ids, int64 (positions).
+        reference: a capture to compare with, or None.
+
+    Raises:
+        OpensciError: when the reference does not hold the logits of the same tokens.
+
+    """
+
+    def __init__(self, writer: CaptureWriter, number: int, token_ids: np.ndarray, reference: Capture | None):
+        self.token_ids = token_ids
+        self._writer, self._number, self._reference = writer, number, reference
+        self._done = 0
+        self._surprisal = [np.empty(0)]
+        self._compared: list[dict[str, np.ndarray]] = []
+        if reference is not None and not (
+            f"{number}.logits" in reference and np.array_equal(reference[f"{number}.token_ids"], token_ids)
+        ):
+            raise OpensciError(
+                f"{reference.path} does not hold the logits of prompt {number} with the same token ids: "
+                "give as reference a run of the same prompts that kept its logits."
+            )
+
+    def take(self, rows: np.ndarray) -> None:
+        """Take the next positions' logits, (positions, vocabulary)."""
+        name = f"{self._number}.logits"
+        begin, self._done = self._done, self._done + len(rows)
+        following = self.token_ids[begin + 1 : self._done + 1]
+        if len(following):
+            self._surprisal.append(surprisal(rows[: len(following)], following))
+        self._last = rows[-1].copy()
+        if self._reference is None:
+            self._writer.add(name, rows)
+        else:
+            self._compared.append(compare_rows(self._reference.rows(name, begin, self._done), rows))
+
+    def finish(self) -> None:
+        """Write what was gathered on the way."""
+        self._writer.add(f"{self._number}.next_logits", self._last)
+        self._writer.add(f"{self._number}.surprisal", np.concatenate(self._surprisal))
+        if self._compared:
+            for key, values in joined(self._compared).items():
+                self._writer.add(f"{self._number}.{key}", values)
 
 
 def _prefill(model: torch.nn.Module, ids: torch.Tensor, chunk_size: int | None) -> None:

@@ -73,7 +73,7 @@ def run_each(
         The folder of each variant's results, in order.
 
     Raises:
-        OpensciError: an unknown variant, or a model that is not to be had; what every variant failed of.
+        OpensciError: an unknown variant, or a model that is unavailable; what every variant failed of.
 
     """
     import transformers
