@@ -23,7 +23,7 @@ import yaml
 from tqdm import tqdm
 
 from opensci_lib import project
-from opensci_lib.kernels import find_links
+from opensci_lib.kernels.uv import find_links
 
 SCRATCH = project.OUTPUTS / "benchmarks"
 #: The report that compares the releases: what the pipeline does without features and evaluation.
@@ -138,23 +138,14 @@ def scratch() -> Iterator[Path]:
         yield Path(folder)
 
 
-def miniature(checkout: Checkout) -> Path:
-    """Return the built-in model in a folder of its own."""
-    folder = SCRATCH / "miniature"
-    if not (folder / "config.json").exists():
-        checkout.run("opensci", "download", "miniature", "--local_dir", folder)
-    return folder
-
-
 def default_releases() -> list[str]:
     """Return the releases of config.yaml."""
     return yaml.safe_load((project.ROOT / "config.yaml").read_text())["tf_versions"]
 
 
-def pipeline_arguments(model: Path, releases: list[str], compat: bool = False) -> list[str]:
-    """Return the arguments of snakemake for a model and some releases."""
-    versions = json.dumps(releases)
-    return ["--config", f"models={model}", f"tf_versions={versions}", f"compat={str(compat).lower()}"]
+def pipeline_arguments(releases: list[str], compat: bool = False) -> list[str]:
+    """Return the arguments of snakemake for some releases."""
+    return ["--config", f"tf_versions={json.dumps(releases)}", f"compat={str(compat).lower()}"]
 
 
 def environment() -> dict[str, str]:

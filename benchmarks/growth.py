@@ -14,7 +14,7 @@ from collections import defaultdict
 
 import click
 import numpy as np
-from checkout import SUMMARY, default_releases, fresh_checkout, miniature, pipeline_arguments
+from checkout import SUMMARY, default_releases, fresh_checkout, pipeline_arguments
 from record import at_most, rounded, save, spread
 from tqdm import tqdm
 
@@ -32,8 +32,7 @@ def main(turns: int, counts: tuple[int, ...]) -> None:
     jobs = {}
     for count in tqdm(list(counts) * turns, "pipelines"):
         with fresh_checkout() as checkout:
-            model = miniature(checkout)
-            run = checkout.snakemake(SUMMARY, *pipeline_arguments(model, RELEASES[:count]))
+            run = checkout.snakemake(SUMMARY, *pipeline_arguments(RELEASES[:count]))
         times[count].append(run.seconds)
         jobs[count] = len(run.jobs)
     measured = [statistics.median(times[count]) for count in counts]

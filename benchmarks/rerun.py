@@ -13,7 +13,7 @@ import statistics
 from dataclasses import asdict
 
 import click
-from checkout import default_releases, fresh_checkout, miniature, pipeline_arguments
+from checkout import default_releases, fresh_checkout, pipeline_arguments
 from record import at_most, save, spread
 from tqdm import tqdm
 
@@ -27,11 +27,10 @@ def main(repetitions: int, releases: str | None) -> None:
     """Run, run again, add a release, print and save."""
     chosen = releases.split(",") if releases else default_releases()
     with fresh_checkout() as checkout:
-        model = miniature(checkout)
-        everything = pipeline_arguments(model, chosen, compat=True)
+        everything = pipeline_arguments(chosen, compat=True)
         first = checkout.snakemake(*everything)
         again = [checkout.snakemake(*everything) for _ in tqdm(range(repetitions), "again")]
-        added = checkout.snakemake(*pipeline_arguments(model, [*chosen, ADDED], compat=True))
+        added = checkout.snakemake(*pipeline_arguments([*chosen, ADDED], compat=True))
     others = [job for job in added.jobs if job.release not in (ADDED, None)]
     runs = {"first": [first], "again": again, f"{ADDED} added": [added]}
     save(

@@ -102,7 +102,7 @@ def _check_weights(folder: Path) -> None:
 
 
 def _tensors(path: Path) -> set[str]:
-    """Return the names of a safetensors file's tensors; its header must promise the bytes that follow, no more or less."""
+    """Return the names of a safetensors file's tensors, whose header must promise just the bytes that follow."""
     if not path.exists():
         raise OpensciError(f"{path.name} is missing in {path.parent}: download the model again.")
     try:

@@ -67,7 +67,7 @@ class Harness:
         """Return the harness's tasks of a name or a YAML file, with their data.
 
         Raises:
-            OpensciError: an unknown task, one that generates text, a file that can't be read, data that are unavailable.
+            OpensciError: an unknown task, one that generates text, a file that is unreadable, data that are missing.
 
         """
         from yaml import YAMLError
@@ -177,6 +177,6 @@ def _dataset_errors(name: str) -> Generator[None]:
     ) as error:
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise OpensciError(
-            f"The data of task {name} are unavailable ({line}): run `opensci download --tasks {name}` on a machine with "
-            "a network and the same HF_HOME, with HF_DATASETS_OFFLINE unset."
+            f"The data of task {name} are unavailable ({line}): run `opensci download --tasks {name}` on a machine "
+            "with a network and the same HF_HOME, with HF_DATASETS_OFFLINE unset."
         ) from error

@@ -14,10 +14,8 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterable
-from configparser import ConfigParser
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from filelock import FileLock
 
 from opensci_lib import project
 from opensci_lib.errors import OpensciError
+from opensci_lib.kernels.uv import uv
 from opensci_lib.runs import as_numbers, ascending
 
 OLDEST = "4.48.0"
@@ -33,18 +32,6 @@ PYTHON = "3.11"
 MARKER = "opensci.json"
 #: Packages that only some notebooks need, each an extra in pyproject.toml, installed on top of an environment.
 LAYERS = ("evaluation",)
-
-# Each names an environment, an interpreter or a project other than the one that is being built.
-_FOREIGN = {
-    "CONDA_PREFIX",
-    "PYTHONHOME",
-    "PYTHONPATH",
-    "UV_PROJECT",
-    "UV_PROJECT_ENVIRONMENT",
-    "UV_PYTHON",
-    "UV_SYSTEM_PYTHON",
-    "VIRTUAL_ENV",
-}
 
 
 def kernel_name(version: str) -> str:
@@ -161,33 +148,6 @@ def _resolved(version: str, *options: str) -> list[str]:
     return [pin.removesuffix("+cpu") for pin in pins.splitlines()]
 
 
-def find_links() -> list[str]:
-    """Return the extra places for wheels that pip is told of, by its variable or else its configuration files.
-
-    uv reads neither. Order and meaning: https://pip.pypa.io/en/stable/topics/configuration/
-    """
-    if "PIP_FIND_LINKS" in os.environ:
-        return os.environ["PIP_FIND_LINKS"].split()
-    settings = ConfigParser(interpolation=None)
-    settings.read(_pip_configuration(), encoding="utf-8")
-    for section in ("install", "global"):
-        if settings.has_option(section, "find-links"):
-            return settings.get(section, "find-links").split()
-    return []
-
-
-def _pip_configuration() -> list[Path]:
-    """Return where pip looks for its settings, the files that win last."""
-    named = os.environ.get("PIP_CONFIG_FILE")
-    if named == os.devnull:
-        return []
-    home = Path.home()
-    user = [home / ".pip/pip.conf", Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config") / "pip/pip.conf"]
-    own = [] if named and Path(named).exists() else user
-    last = [Path(named)] if named else []
-    return [Path("/etc/xdg/pip/pip.conf"), Path("/etc/pip.conf"), *own, Path(sys.prefix) / "pip.conf", *last]
-
-
 def _environment(version: str) -> Path:
     return project.ENVIRONMENTS / kernel_name(version)
 
@@ -299,34 +259,10 @@ def _register(version: str) -> None:
 
 
 def _uv(step: str, *arguments: str, version: str, stdin: str = "") -> str:
-    """Run uv in the project and return what it printed; `step` opens the sentence if it fails."""
-    uv = os.environ.get("UV") or shutil.which("uv")
-    if uv is None or shutil.which(uv) is None:
-        raise OpensciError("uv, which builds the kernel environments, was not found: get it with `pip install uv`.")
-    environment = {name: value for name, value in os.environ.items() if name not in _FOREIGN}
-    if links := find_links():
-        environment.setdefault("UV_FIND_LINKS", ",".join(links))
-    done = subprocess.run(
-        [uv, *arguments],
-        cwd=project.ROOT,
-        env=environment,
-        input=stdin,
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-    )
-    if done.returncode == 0:
-        return done.stdout
-    if "No space left on device" in done.stderr:
-        raise OpensciError(f"{step} failed, no space is left on the disk: `opensci kernels remove` frees some.")
-    cause = _cause(done.stderr)
-    if f"no version of transformers=={version}" in cause:
-        raise _unsupported(version)
-    raise OpensciError(f"{step} failed: {cause}")
-
-
-def _cause(stderr: str) -> str:
-    """Return the innermost cause that uv names, on one line and without its hints."""
-    text = re.split(r"^\s*hint:", stderr, flags=re.MULTILINE)[0]
-    last = re.split(r"^\s*error:|Caused by:|\u00d7|╰─▶", text, flags=re.MULTILINE)[-1]
-    return " ".join(last.replace("│", " ").split()) or "uv gave no reason."
+    """Run uv for a release, and say so where there is no such release."""
+    try:
+        return uv(step, *arguments, stdin=stdin)
+    except OpensciError as error:
+        if f"no version of transformers=={version}" in error.message:
+            raise _unsupported(version) from error
+        raise
