@@ -12,8 +12,8 @@ with the same prompts and 16 new tokens. Both start with uv's cache of packages 
 plain way is then run again with the environments that uv has kept, and the pipeline without its results but with its
 environments. The plain way is handed the
 three variants ready made; the pipeline's time holds its hotfixes, comparison and report. The whole default target and
-the tests have no plain counterpart. Each is run in a fresh copy of its own, and compared with what it took at b05a223 on
-two cores of the same kind.
+the tests have no plain counterpart. Each is run in a fresh copy of its own, and compared with what it took at b05a223
+on two cores of the same kind.
 """
 
 from __future__ import annotations
