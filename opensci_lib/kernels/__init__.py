@@ -66,7 +66,8 @@ def python(version: str) -> Path:
     return build(version)
 
 
-_ENVIRONMENT = {
+#: Variables that a kernel is started with.
+ENVIRONMENT = {
     # Container images like to forbid bytecode files; without them each start spends seconds more on imports.
     "PYTHONDONTWRITEBYTECODE": "",
     # Kernels draw progress as text, on purpose, and tqdm warns of that in every notebook.
@@ -102,7 +103,7 @@ def run(version: str, *arguments: object, **options: Any) -> subprocess.Complete
     command = [python(version), *map(str, arguments)]
     # transformers copies a model's code to a cache that processes share, and another may import it half copied.
     with tempfile.TemporaryDirectory(prefix="opensci-") as modules:
-        environment = {**os.environ, **_ENVIRONMENT, "HF_MODULES_CACHE": modules}
+        environment = {**os.environ, **ENVIRONMENT, "HF_MODULES_CACHE": modules}
         return subprocess.run(command, env=environment, check=False, **options)
 
 
@@ -250,7 +251,7 @@ def _register(version: str) -> None:
         "argv": [str(_environment(version) / "bin/python"), "-m", "ipykernel_launcher", "-f", "{connection_file}"],
         "display_name": display_name(version),
         "language": "python",
-        "env": _ENVIRONMENT,
+        "env": ENVIRONMENT,
         "metadata": {"debugger": True},
     }
     if _read(file) != spec:
