@@ -42,7 +42,7 @@ def test_what_is_shown_of_two_runs(releases, tmp_path):
     assert shown[0].data.startswith("fixed on 5.2.0: parts from original on 4.48.0 at the logits, position 2")
     assert "**original on 4.48.0**:  Paris." in shown[0].data
     best, rope, table = shown[1:]
-    assert best.get_suptitle().startswith("left: ")
+    assert best.get_suptitle() == "' Paris' leads ' Rome' by 2.5 logits"
     assert {"left\nfrequency index", "right\nfrequency index"} <= {axes.get_ylabel() for axes in rope.axes}
     assert table.data["position"].tolist() == [0, 1, 2]
 
