@@ -32,7 +32,7 @@ def main() -> None:
     """Run the open-sci-ref language models, bit for bit the same, on every transformers release."""
 
 
-@main.command()
+@main.command(epilog="Example: opensci download open-sci/open-sci-ref-v0.01-1.3b-c4-1T-4096 --local_dir model")
 @click.argument("model", required=False)
 @click.option("--revision", help="A branch, tag or commit on the Hub.")
 @click.option("--local_dir", type=click.Path(), help="Where to put it instead of the Hub's cache.")
@@ -57,7 +57,7 @@ def download(model: str | None, revision: str | None, local_dir: str | None, tas
     click.echo(f"{found.path}" + (f" (commit {found.commit})" if found.commit else ""))
 
 
-@main.command()
+@main.command(epilog="Example: opensci hotfix --src_dir model --diff")
 @click.option(
     "--src_dir",
     type=click.Path(),
@@ -98,7 +98,7 @@ def hotfix(
     click.echo(f"{outcome.dst_dir}: " + (f"written ({counts})" if outcome.written else "up to date, nothing written"))
 
 
-@main.command()
+@main.command(epilog="Example: opensci bisect --model_path model --good 4.48.0 --bad 5.23.0")
 @_model_path
 @click.option("--good", help="A release that is right; default: the oldest with a lock file.")
 @click.option("--bad", help="A release that is wrong; default: the newest with a lock file.")
@@ -112,7 +112,7 @@ def bisect(model_path: str, good: str | None, bad: str | None) -> None:
     click.echo(f"Rules that know this: {', '.join(found.rules) or 'none'}")
 
 
-@main.command()
+@main.command(epilog="Example: opensci infer --model_path miniature --tf_version 5.23.0 --prompt 'The capital of'")
 @_model_path
 @click.option("--tf_version", help="The transformers release; by default the one installed here.")
 @click.option("--prompt", default="The capital of France is", show_default=True)
@@ -165,7 +165,18 @@ def infer(
     click.echo(run.completions[0])
 
 
-@main.command()
+@main.command(epilog="Example: opensci doctor")
+def doctor() -> None:
+    """Say what this machine has of what is needed; exit with 1 if uv, without which nothing is built, is missing."""
+    from opensci_lib.doctor import doctor
+
+    findings = doctor()
+    for finding in findings:
+        click.echo(f"{finding.what:13}{finding.found}" + (f"\n{'':13}→ {finding.cure}" if finding.cure else ""))
+    sys.exit(any(finding.what == "uv" and finding.cure for finding in findings))
+
+
+@main.command(epilog="Example: opensci index --output_dir outputs/miniature")
 @click.option("--output_dir", required=True, type=click.Path(), help="A model's folder of results, outputs/<model>.")
 def index(output_dir: str) -> None:
     """Write the page that links a model's reports, notebooks and data."""
@@ -179,7 +190,7 @@ def kernels() -> None:
     """Environments and Jupyter kernels, one for each transformers release."""
 
 
-@kernels.command()
+@kernels.command(epilog="Example: opensci kernels build 4.48.0 5.23.0 --layer evaluation")
 @click.argument("versions", metavar="VERSION...", nargs=-1, required=True)
 @click.option("--layer", help="Also install a layer: evaluation, for lm-evaluation-harness.")
 def build(versions: tuple[str, ...], layer: str | None) -> None:
@@ -190,7 +201,7 @@ def build(versions: tuple[str, ...], layer: str | None) -> None:
         click.echo(kernels.build(version, layer))
 
 
-@kernels.command("list")
+@kernels.command("list", epilog="Example: opensci kernels list")
 def list_kernels() -> None:
     """List the releases that have a lock file, and those whose environment is built."""
     from opensci_lib import kernels
@@ -203,7 +214,7 @@ def list_kernels() -> None:
             click.echo(f"{version} built, without a lock file")
 
 
-@kernels.command()
+@kernels.command(epilog="Example: opensci kernels remove 4.49.0")
 @click.argument("versions", metavar="VERSION...", nargs=-1, required=True)
 def remove(versions: tuple[str, ...]) -> None:
     """Delete the environments and kernels of these releases; their lock files stay."""
@@ -213,7 +224,7 @@ def remove(versions: tuple[str, ...]) -> None:
         kernels.remove(version)
 
 
-@kernels.command()
+@kernels.command(epilog="Example: opensci kernels lock 5.24.0")
 @click.argument("versions", metavar="VERSION...", nargs=-1, required=True)
 def lock(versions: tuple[str, ...]) -> None:
     """Resolve and write the lock files of these releases, also of new ones."""
