@@ -64,7 +64,9 @@ def download(model: str | None, revision: str | None, local_dir: str | None, tas
     callback=_built_in,
     help="The model folder to fix, or `miniature`; it is not changed.",
 )
-@click.option("--dst_dir", type=click.Path(), help="Where to write the fixed one; default: SRC_DIR_fixed.")
+@click.option(
+    "--dst_dir", type=click.Path(), help="Where to write the fixed one; default: SRC_DIR_fixed, without dots."
+)
 @click.option("--rules", help="Ids of the rules to apply, with commas; default: all.")
 @click.option("--diff", is_flag=True, help="Print what would change and write nothing.")
 @click.option("--check", is_flag=True, help="Write nothing; exit with 1 if something would change.")
@@ -74,6 +76,7 @@ def hotfix(
 ) -> None:
     """Write a copy of a model folder that loads and computes right on every transformers release."""
     from opensci_lib.hotfix import all_rules, hotfix
+    from opensci_lib.model_folder import read_config
 
     if list_rules:
         for rule in all_rules():
@@ -96,6 +99,13 @@ def hotfix(
         click.echo(f"{rule}: {file}")
     counts = ", ".join(f"{count} files {how}" for how, count in outcome.files.items())
     click.echo(f"{outcome.dst_dir}: " + (f"written ({counts})" if outcome.written else "up to date, nothing written"))
+    config = read_config(Path(outcome.dst_dir))
+    dtype = config.get("dtype") or config.get("torch_dtype") or "float32"
+    click.echo(
+        "Load it with its dtype, which 4.x would take for float32 and 5.x from config.json:\n"
+        f'AutoModelForCausalLM.from_pretrained("{outcome.dst_dir}", trust_remote_code=True, dtype=torch.{dtype})'
+        "  # torch_dtype= before 4.56"
+    )
 
 
 @main.command(epilog="Example: opensci bisect --model_path model --good 4.48.0 --bad 5.23.0")

@@ -8,9 +8,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import secrets
 import shutil
 import sys
-import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -173,8 +173,8 @@ def appearing(folder: Path) -> Generator[Path]:
     the two leaves both beside the place, whole and hidden.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    partial.chmod(0o755)
+    partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    partial.mkdir()
     old = partial.with_name(f"{partial.name}.old")
     try:
         yield partial
@@ -188,6 +188,13 @@ def appearing(folder: Path) -> Generator[Path]:
         raise
     if old.exists():
         shutil.rmtree(old)
+
+
+def follow_umask(path: Path) -> None:
+    """Give a file the mode that this process's umask says: safetensors 0.8 and later keep theirs to the owner."""
+    mask = os.umask(0o077)  # there is no way to ask without setting it
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
 
 
 def write_json(path: Path, value: Any) -> None:

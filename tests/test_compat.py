@@ -375,6 +375,8 @@ def right(miniature, tmp_path_factory):
     path = tmp_path_factory.mktemp("reference") / "compat.safetensors"
     done = kernels.run("4.48.0", "-m", "opensci_lib.compat.reference", miniature, path)
     assert done.returncode == 0
+    (path.parent / "plain").touch()
+    assert path.stat().st_mode == (path.parent / "plain").stat().st_mode
     return check_reference(path)
 
 

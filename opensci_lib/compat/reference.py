@@ -11,6 +11,7 @@ from safetensors import safe_open
 
 from opensci_lib import project
 from opensci_lib.errors import OpensciError
+from opensci_lib.model_folder import follow_umask
 from opensci_lib.runs import REFERENCE_RELEASE
 
 _CHECKS = Path(__file__).parent
@@ -67,6 +68,7 @@ def compute(original: Path, path: Path) -> None:
     partial = path.with_name(f".{path.name}")
     made_by = {"checks": project.code_digest(_CHECKS)}
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, made_by)
+    follow_umask(partial)
     partial.replace(path)
 
 

@@ -52,8 +52,9 @@ def hotfix(
     Args:
         src_dir: a model folder. It is not changed, but that weights which both folders share become read-only (see
             `model_folder.link`). A folder that was fixed before needs nothing.
-        dst_dir: where to write; by default `src_dir` with `_fixed` appended. It appears whole or
-            not at all, and is left as it is when it is up to date.
+        dst_dir: where to write; by default `src_dir` with `_fixed` appended, and `_` for each dot in its name: from a
+            folder with dots, processes that others spawn can't import code on 4.48. It appears whole or not at all,
+            and is left as it is when it is up to date.
         rules: ids of the rules to apply; by default all.
         dry_run: compute the outcome and write nothing.
 
@@ -64,7 +65,7 @@ def hotfix(
     """
     source = check_model_folder(src_dir)
     chosen = choose(rules)
-    target = Path(dst_dir).absolute() if dst_dir else source.with_name(source.name + "_fixed")
+    target = Path(dst_dir).absolute() if dst_dir else source.with_name(source.name.replace(".", "_") + "_fixed")
     if target.resolve() == source.resolve() or source.resolve() in target.resolve().parents:
         raise OpensciError(f"{target} lies in the folder to be fixed: choose another --dst_dir.")
     rewriting = rewrite(source, chosen)

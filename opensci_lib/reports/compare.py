@@ -30,6 +30,14 @@ _STAGES = {
     "lm_head": "the logits",
 }
 
+#: What must be the same for equal bits, besides the folder, and where `run.json` has it.
+_CONDITIONS = (
+    ("settings", "dtype"),
+    ("settings", "device"),
+    ("settings", "attn_implementation"),
+    ("versions", "torch"),
+)
+
 _EQUAL = "equal to the reference, bit for bit"
 _NO_NUMBERS = {"bitwise_equal": False, "inv_freq_equal": False}  # the other columns of a run that failed are empty
 
@@ -271,8 +279,10 @@ def _causes(reference: Run, run: Run, prompt: int) -> list[str]:
         )
     if not _equal_bits(reference, run, f"{prompt}.inv_freq"):
         causes.append(_inv_freq(*(_numbers(each.capture[f"{prompt}.inv_freq"]) for each in (run, reference))))
-    if run.record["settings"]["dtype"] != reference.record["settings"]["dtype"]:
-        causes.append(f"it ran in {run.record['settings']['dtype']}")
+    for part, name in _CONDITIONS:
+        ours, right = (each.record[part].get(name) for each in (run, reference))
+        if ours != right:
+            causes.append(f"its {name} is {ours}, the reference's {right}")
     return causes or ["weights and inv_freq are right, so the computation differs"]
 
 

@@ -74,6 +74,12 @@ def test_a_fixed_folder_appears_beside_the_source(source):
     assert others(source) == {"tiny_fixed"}
 
 
+def test_the_name_beside_has_no_dots(source):
+    """Python takes them for packages: processes that others spawn look for the first part on 4.48."""
+    published = source.rename(source.with_name("sci-v0.01-1.7b"))
+    assert Path(hotfix(published).dst_dir) == source.with_name("sci-v0_01-1_7b_fixed")
+
+
 def test_changed_code_says_so_below_its_licence(source):
     fixed = Path(hotfix(source).dst_dir)
     first, *lines = (fixed / "modeling_tiny.py").read_text().splitlines()
