@@ -5,7 +5,7 @@ import json
 import pytest
 
 from opensci_lib import kernels
-from opensci_lib.runs.trace import ATTENTION, HARMLESS, Operation, compare
+from opensci_lib.runs.trace import ATTENTION, HARMLESS, Operation, compare, decoded, encoded
 
 # Comparing
 
@@ -93,6 +93,14 @@ def test_each_harmless_difference_has_its_reason():
         ("aten.add.Tensor", "other"),
     ]
     assert all(len(reason) > 60 for *_, reason in HARMLESS)
+
+
+def test_a_trace_is_kept_as_text():
+    scalars = Operation("aten.x", {"a": [1, 2.5, "float32[1]"], "b": None, "c": True, "d": "ä"})
+    assert decoded(encoded([MM, scalars])) == [MM, scalars]
+    assert json.loads(encoded([MM])) == [
+        {"name": "aten.mm.default", "arguments": {"self": "float32[2, 3]", "mat2": "float32[3, 4]"}}
+    ]
 
 
 # Recording

@@ -43,19 +43,21 @@ def compute(original: Path, path: Path, work: Path) -> None:
     what the model gives when it is asked for attention weights with each of `attention.CACHES`; and, as UTF-8, what
     the tokenizer makes of `awkward.strings()` and the trace of each of `kernels.USES`.
     """
+    import torch
     from safetensors.torch import save_file
 
-    from opensci_lib.compat.awkward import encoded
+    from opensci_lib.compat import awkward
     from opensci_lib.compat.case import Case, logits
     from opensci_lib.compat.features import kernels
     from opensci_lib.compat.features.attention import CACHES, attended
     from opensci_lib.compat.features.logits import padded
+    from opensci_lib.runs.trace import encoded
 
     case = Case(original, work, is_reference=True)
-    tensors = {"tokenizer": encoded(case.tokenizer)}
+    tensors = {"tokenizer": awkward.encoded(case.tokenizer)}
     for name, use in kernels.USES.items():
         with case.fresh():
-            tensors[f"trace {name}"] = kernels.encoded(use(case))
+            tensors[f"trace {name}"] = torch.tensor(list(encoded(use(case))), dtype=torch.uint8)
     for dtype, attention in SETTINGS:
         model = case.load(dtype=dtype, attn_implementation=attention)
         for number, ids in enumerate(case.ids):

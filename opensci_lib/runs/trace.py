@@ -14,9 +14,10 @@ device. They hold no values: those of masks and positions, and of the weights, a
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 #: What attention is called in a trace, and its arguments in order.
@@ -129,6 +130,16 @@ def compare(reference: list[Operation], candidate: list[Operation]) -> str | Non
     if len(reference) != len(candidate):
         return f"{len(candidate)} operations instead of {len(reference)}"
     return None
+
+
+def encoded(operations: list[Operation]) -> bytes:
+    """Return a trace as JSON in UTF-8."""
+    return json.dumps([asdict(operation) for operation in operations]).encode()
+
+
+def decoded(text: bytes) -> list[Operation]:
+    """Return the trace that `encoded` wrote."""
+    return [Operation(**operation) for operation in json.loads(text)]
 
 
 def _counting(operation: Operation, name: str) -> Any:

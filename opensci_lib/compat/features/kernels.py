@@ -6,9 +6,7 @@ can keep. So native models are only asked whether the release has the use at all
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -18,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from opensci_lib.compat import feature
 from opensci_lib.compat.case import Case, expect
 from opensci_lib.compat.features.logits import padded
-from opensci_lib.runs.trace import ATTENTION, Operation, compare, trace
+from opensci_lib.runs.trace import ATTENTION, Operation, compare, decoded, trace
 
 Use = Callable[[Case], list[Operation]]
 #: By name; `compat.reference` keeps the trace of each.
@@ -35,22 +33,12 @@ def use(name: str) -> Callable[[Use], Use]:
         def check(case: Case) -> None:
             found, right = traced(case), case.reference(f"trace {name}")
             if right is not None:
-                difference = compare(decoded(right), found)
+                difference = compare(decoded(bytes(right.tolist())), found)
                 expect(difference is None, f"{difference}")
 
         return traced
 
     return register
-
-
-def encoded(operations: list[Operation]) -> torch.Tensor:
-    """Return a trace as JSON in UTF-8, uint8 (bytes)."""
-    return torch.tensor(list(json.dumps([asdict(operation) for operation in operations]).encode()), dtype=torch.uint8)
-
-
-def decoded(tensor: torch.Tensor) -> list[Operation]:
-    """Return the trace that `encoded` wrote."""
-    return [Operation(**operation) for operation in json.loads(bytes(tensor.tolist()))]
 
 
 @torch.no_grad()
