@@ -11,6 +11,7 @@ from opensci_lib.hotfix.rules import (
     cache_length,
     cache_position,
     capability_flags,
+    causal_loss,
     causal_mask,
     checkpoint_layers,
     init_weights,
@@ -23,6 +24,7 @@ from opensci_lib.hotfix.rules import (
     rope_default,
     rope_parameters,
     save_code,
+    sdpa_arguments,
     tie_word_embeddings,
     tied_keys,
     tokenizer_class,
@@ -36,6 +38,7 @@ RULES: tuple[Rule, ...] = (
     cache_length.RULE,
     cache_position.RULE,
     capability_flags.RULE,
+    causal_loss.RULE,
     causal_mask.RULE,  # imports below the others, as checkpoint-layers and loss-kwargs do
     checkpoint_layers.RULE,
     init_weights.RULE,  # the library's `_init_weights` runs before the reset of rope-buffer
@@ -48,6 +51,7 @@ RULES: tuple[Rule, ...] = (
     rope_default.RULE,
     rope_parameters.RULE,
     save_code.RULE,
+    sdpa_arguments.RULE,
     tie_word_embeddings.RULE,
     tied_keys.RULE,
     tokenizer_class.RULE,
