@@ -464,7 +464,7 @@ def replace_code(source: Path, text: str) -> None:
         (lambda source: (source / "config.json").write_text('{"model_type": "llama"}'), ["auto_map"]),
         (lambda source: (source / "config.json").write_text("[]"), ["config.json"]),
         (lambda source: os.truncate(source / WEIGHTS, 40), [WEIGHTS, "cut off"]),
-        (lambda source: os.truncate(source / WEIGHTS, (source / WEIGHTS).stat().st_size - 1), [WEIGHTS, "promises"]),
+        (lambda source: os.truncate(source / WEIGHTS, (source / WEIGHTS).stat().st_size - 1), [WEIGHTS, "cut off"]),
         (lambda source: os.truncate(source / WEIGHTS, 0), [WEIGHTS, "cut off"]),
         (lambda source: (source / WEIGHTS).unlink(), ["model.safetensors is missing"]),
         (lambda source: (source / "tokenizer.json").unlink(), ["no tokenizer"]),
