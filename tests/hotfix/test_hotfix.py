@@ -25,6 +25,8 @@ from tests.hotfix.folder import MODELING, make_folder
 WEIGHTS = "model.safetensors"
 #: Rules for tests that are not about rules: one for each kind of file.
 FEW = ["auto-model", "model-input-names", "tied-keys"]
+#: What `auto_map` names, with nothing in it that a rule knows.
+CLASSES = "TinyPreTrainedModel = TinyForCausalLM = object"
 
 
 @pytest.fixture
@@ -450,7 +452,9 @@ def replace_code(source: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda source: replace_code(source, "x = 1\n"), ["No rule recognises"]),
+        (lambda source: replace_code(source, CLASSES), ["No rule recognises"]),
+        (lambda source: replace_code(source, ""), ["modeling_tiny.py has no class TinyPreTrainedModel"]),
+        (lambda source: replace_code(source, "class TinyForCausalLM: ..."), ["has no class TinyPreTrainedModel"]),
         (lambda source: replace_code(source, "\n\ndef f(:\n"), ["modeling_tiny.py", "line 3"]),
         (lambda source: (source / "modeling_tiny.py").unlink(), ["no modeling_tiny.py"]),
         (lambda source: (source / "config.json").unlink(), ["no model folder", "config.json"]),
@@ -458,7 +462,7 @@ def replace_code(source: Path, text: str) -> None:
         (lambda source: (source / "config.json").write_text('{"model_type": "llama"}'), ["auto_map"]),
         (lambda source: (source / "config.json").write_text("[]"), ["config.json"]),
         (lambda source: os.truncate(source / WEIGHTS, 40), [WEIGHTS, "cut off"]),
-        (lambda source: os.truncate(source / WEIGHTS, (source / WEIGHTS).stat().st_size - 1), [WEIGHTS, "promises"]),
+        (lambda source: os.truncate(source / WEIGHTS, (source / WEIGHTS).stat().st_size - 1), [WEIGHTS, "cut off"]),
         (lambda source: os.truncate(source / WEIGHTS, 0), [WEIGHTS, "cut off"]),
         (lambda source: (source / WEIGHTS).unlink(), ["model.safetensors is missing"]),
         (lambda source: (source / "tokenizer.json").unlink(), ["no tokenizer"]),
