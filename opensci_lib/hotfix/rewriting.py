@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from opensci_lib.errors import OpensciError
 from opensci_lib.hotfix.edit import Asked, apply
+from opensci_lib.hotfix.remainder import first_change
 from opensci_lib.hotfix.rule import Rule, Sources
 from opensci_lib.hotfix.rules import RULES
 from opensci_lib.hotfix.settings import Settings
@@ -148,13 +149,15 @@ def _edits(rule: Rule, sources: Sources, paths: dict[str, Path]) -> list[Asked]:
 
 
 def _applied(text: str, asked: list[Asked], path: Path) -> str:
-    """Return a text with edits made in it, and check that it can be read."""
+    """Return a text with edits made in it, and check that it can be read and is otherwise what it was."""
     bare = text.removeprefix(_MARK)
     changed = apply(bare, asked, str(path))
     ids = list(dict.fromkeys(rule for rule, _ in asked))
     is_code = path.suffix == ".py"
-    cure = f"it was until {', '.join(ids)} changed it, so leave the rule out with --rules"
+    cure = f"it was right until {', '.join(ids)} changed it, so leave the rule out with --rules"
     _parsed(parse if is_code else Settings, changed, path, cure)
+    if line := first_change(bare, changed, [edit for _, edit in asked], is_code):
+        raise OpensciError(f"{path}, line {line}, would change though no rule asks for it: {cure}.")
     return text[: -len(bare)] + (_with_header(changed, text, ids) if is_code else changed)
 
 

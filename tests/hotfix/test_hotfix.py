@@ -372,6 +372,15 @@ def test_a_rule_that_would_leave_no_python_is_named(source, monkeypatch):
     check_refused(source, "modeling_tiny.py", "attention-switch", "--rules")
 
 
+def test_rules_that_would_change_more_than_they_say_are_named(source, monkeypatch):
+    """Each inserts three quotes: together they turn the code between them into a string."""
+    start = MODELING.index("class TinyPreTrainedModel")
+    end = MODELING.index("    def _init_weights")
+    with_edits(monkeypatch, Edit(start, start, 'class TinyPreTrainedModel:\n    """'), Edit(end, end, '    """\n'))
+    line = MODELING.count("\n", 0, start) + 1
+    check_refused(source, f"modeling_tiny.py, line {line}, would change", "attention-switch, cache-length", "--rules")
+
+
 def test_rules_for_one_place_are_named(source, monkeypatch):
     with_edits(monkeypatch, Edit(0, 3, ""), Edit(2, 4, ""))
     check_refused(source, "Rules attention-switch and cache-length", "modeling_tiny.py (line 1)")
