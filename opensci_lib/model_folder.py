@@ -7,6 +7,7 @@ it, or that the links of a Hub cache lead to within that cache.
 from __future__ import annotations
 
 import errno
+import glob
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 
 from opensci_lib.errors import OpensciError
@@ -28,6 +30,8 @@ DOWNLOAD_RECORD = "download.json"
 
 #: Weights in formats that run code when they are opened, or that transformers would not read.
 _LEFT_OUT = {".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf"}
+#: What ends the name of the sibling that holds what stood at a place before.
+_OLD = ".old"
 _FICLONE = 0x40049409  # of linux/fs.h
 _WEIGHTS = "model.safetensors"
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -276,16 +280,29 @@ def _hard_link(source: Path, target: Path) -> None:
 
 
 @contextmanager
+def alone(folder: Path) -> Generator[None]:
+    """Let no other process write `folder` while the block runs, and remove what dead ones had begun of it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        for left in folder.parent.glob(f"{glob.escape(_beside(folder))}*"):
+            if left.suffix == _OLD and not folder.exists():
+                left.rename(folder)  # what stood here when the process died that was about to replace it
+            else:
+                shutil.rmtree(left)
+        yield
+
+
+@contextmanager
 def appearing(folder: Path) -> Generator[Path]:
     """Yield a temporary sibling that becomes `folder` when the block ends well and vanishes when it does not.
 
     What stood at `folder` is replaced only then: it moves aside, and goes when the new one stands. A crash between
-    the two leaves both beside the place, whole and hidden.
+    the two leaves both beside the place, whole and hidden; the next `alone` puts the old one back.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    partial = Path(tempfile.mkdtemp(prefix=_beside(folder), dir=folder.parent))
     partial.chmod(0o755)
-    old = partial.with_name(f"{partial.name}.old")
+    old = partial.with_name(partial.name + _OLD)
     try:
         yield partial
         if folder.exists():
@@ -298,6 +315,11 @@ def appearing(folder: Path) -> Generator[Path]:
         raise
     if old.exists():
         shutil.rmtree(old)
+
+
+def _beside(folder: Path) -> str:
+    """Return how the names of a folder's temporary siblings begin."""
+    return f".{folder.name}.partial-"
 
 
 def write_json(path: Path, value: Any) -> None:

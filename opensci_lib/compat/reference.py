@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 from safetensors import safe_open
@@ -12,6 +11,7 @@ from safetensors import safe_open
 from opensci_lib import project
 from opensci_lib.errors import OpensciError
 from opensci_lib.runs import REFERENCE_RELEASE
+from opensci_lib.scratch import scratch
 
 _CHECKS = Path(__file__).parent
 #: How the logits of the reference were computed: (dtype, attention) pairs.
@@ -71,9 +71,9 @@ def compute(original: Path, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory(prefix="opensci-") as modules:
+    with scratch() as modules:
         # transformers copies a model's code to a cache that processes share, and another may import it half copied.
-        os.environ["HF_MODULES_CACHE"] = modules
+        os.environ["HF_MODULES_CACHE"] = str(modules)
         from opensci_lib.compat.case import surroundings
 
         with surroundings():

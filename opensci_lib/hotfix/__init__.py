@@ -13,13 +13,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from opensci_lib.errors import OpensciError
 from opensci_lib.hotfix.rewriting import choose, digest, rewrite
 from opensci_lib.hotfix.rule import Rule
 from opensci_lib.hotfix.rules import RULES
-from opensci_lib.model_folder import appearing, check_model_folder, files, left_out, link, read_json, write_json
+from opensci_lib.model_folder import (
+    alone,
+    appearing,
+    check_model_folder,
+    files,
+    left_out,
+    link,
+    read_json,
+    write_json,
+)
 
 #: Written into a fixed folder: what made it, of what.
 RECORD = "hotfix.json"
@@ -88,9 +95,7 @@ def hotfix(
         "applied": rewriting.applied,
         "changed": {name: digest(text.encode()) for name, text in changed.items()},
     }
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # another process may make it meanwhile: a run per release starts them at the same time
-    with FileLock(target.with_name(f".{target.name}.lock")):
+    with alone(target):  # another process may make it meanwhile: a run per release starts them at the same time
         if _is_up_to_date(target, record):
             return outcome
         with appearing(target) as partial:
