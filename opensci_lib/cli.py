@@ -97,6 +97,8 @@ def hotfix(
         return
     for rule, file in outcome.applied.items():
         click.echo(f"{rule}: {file}")
+    if outcome.left_out:
+        click.echo(outcome.left_out)
     counts = ", ".join(f"{count} files {how}" for how, count in outcome.files.items())
     click.echo(f"{outcome.dst_dir}: " + (f"written ({counts})" if outcome.written else "up to date, nothing written"))
     config = read_config(Path(outcome.dst_dir))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 from safetensors import safe_open
@@ -13,6 +12,7 @@ from opensci_lib import project
 from opensci_lib.errors import OpensciError
 from opensci_lib.model_folder import follow_umask
 from opensci_lib.runs import REFERENCE_RELEASE
+from opensci_lib.scratch import scratch
 
 _CHECKS = Path(__file__).parent
 #: How the logits of the reference were computed: (dtype, attention) pairs.
@@ -79,9 +79,9 @@ def compute(original: Path, path: Path, work: Path) -> None:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory(prefix="opensci-") as modules:
+    with scratch() as modules:
         # transformers copies a model's code to a cache that processes share, and another may import it half copied.
-        os.environ["HF_MODULES_CACHE"] = modules
+        os.environ["HF_MODULES_CACHE"] = str(modules)
         from opensci_lib.compat.case import surroundings
 
         with surroundings():

@@ -6,20 +6,27 @@ matter of `opensci_lib.hotfix.rewriting`; here the outcome is written, whole or 
 
 from __future__ import annotations
 
-import difflib
+import hashlib
 import os
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from opensci_lib.errors import OpensciError
 from opensci_lib.hotfix.rewriting import choose, digest, rewrite
 from opensci_lib.hotfix.rule import Rule
 from opensci_lib.hotfix.rules import RULES
-from opensci_lib.model_folder import appearing, check_model_folder, files, link, read_json, write_json
+from opensci_lib.model_folder import (
+    alone,
+    appearing,
+    check_model_folder,
+    files,
+    left_out,
+    link,
+    read_json,
+    write_json,
+)
 
 #: Written into a fixed folder: what made it, of what.
 RECORD = "hotfix.json"
@@ -39,6 +46,8 @@ class Hotfix:
     written: bool = False
     #: How many files were "linked" and "copied".
     files: dict[str, int] = field(default_factory=dict)
+    #: The sentence that says what lies in the source and was not taken along, or "".
+    left_out: str = ""
 
 
 def hotfix(
@@ -77,8 +86,7 @@ def hotfix(
         )
     if dst_dir is None and not changed:
         return Hotfix(str(source), str(source), {}, "")
-    diff = "".join(_diff(name, rewriting.before[name], text) for name, text in changed.items())
-    outcome = Hotfix(str(source), str(target), rewriting.applied, diff)
+    outcome = Hotfix(str(source), str(target), rewriting.applied, rewriting.diff)
     if dry_run:
         return outcome
     record = {
@@ -88,9 +96,7 @@ def hotfix(
         "applied": rewriting.applied,
         "changed": {name: digest(text.encode()) for name, text in changed.items()},
     }
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # another process may make it meanwhile: a run per release starts them at the same time
-    with FileLock(target.with_name(f".{target.name}.lock")):
+    with alone(target):  # another process may make it meanwhile: a run per release starts them at the same time
         if _is_up_to_date(target, record):
             return outcome
         with appearing(target) as partial:
@@ -101,7 +107,7 @@ def hotfix(
                     how = link(file, partial / file.name)
                     outcome.files[how] = outcome.files.get(how, 0) + 1
             write_json(partial / RECORD, record)
-    outcome.written = True
+    outcome.written, outcome.left_out = True, left_out(source)
     return outcome
 
 
@@ -136,17 +142,13 @@ def _is_up_to_date(target: Path, record: dict[str, Any]) -> bool:
     return present == written.keys() and found | {"tool": record["tool"]} == record
 
 
-def _diff(name: str, before: str, after: str) -> str:
-    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), f"a/{name}", f"b/{name}", lineterm="")
-    return "".join(f"{line}\n" for line in lines)
-
-
 def _identity(file: Path) -> dict[str, Any]:
     """Say which file this is: small ones by content, weights by size and time, since reading them would take long."""
     if file.suffix == ".safetensors":
         status = file.stat()
         return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
-    return {"sha256": digest(file.read_bytes())}
+    with file.open("rb") as content:
+        return {"sha256": hashlib.file_digest(content, "sha256").hexdigest()}
 
 
 def _is(file: Path, identity: dict[str, Any]) -> bool:

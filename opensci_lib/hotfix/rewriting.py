@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import re
 import textwrap
@@ -14,11 +15,13 @@ from typing import Any, TypeVar
 
 from opensci_lib.errors import OpensciError
 from opensci_lib.hotfix.edit import Asked, apply
+from opensci_lib.hotfix.remainder import first_change
 from opensci_lib.hotfix.rule import Rule, Sources
 from opensci_lib.hotfix.rules import RULES
 from opensci_lib.hotfix.settings import Settings
 from opensci_lib.hotfix.source import WIDTH, Source, UnrecognisedError, parse
-from opensci_lib.model_folder import code_files, read_config, read_json
+from opensci_lib.limits import within_limits
+from opensci_lib.model_folder import classes, code_files, read_config, read_settings, read_text
 
 Parsed = TypeVar("Parsed")
 
@@ -38,6 +41,8 @@ class Rewriting:
     after: dict[str, str] = field(default_factory=dict)
     #: Rule id to the file that it changed.
     applied: dict[str, str] = field(default_factory=dict)
+    #: Unified diff of what changed.
+    diff: str = ""
 
 
 def choose(ids: list[str] | None) -> list[Rule]:
@@ -49,12 +54,24 @@ def choose(ids: list[str] | None) -> list[Rule]:
 
 
 def rewrite(folder: Path, rules: list[Rule]) -> Rewriting:
-    """Return what the texts of a model folder are, and what they become under some rules."""
-    paths = _paths(folder, read_config(folder))
+    """Return what the texts of a model folder are, and what they become under some rules.
+
+    Raises:
+        OpensciError: when a text can't be read, does not hold what config.json names in it, is too much for the
+            limits, or when a rule can't rewrite what it sees.
+
+    """
+    return Rewriting(**within_limits(lambda: vars(_rewrite(folder, rules)), f"The code in {folder}"))
+
+
+def _rewrite(folder: Path, rules: list[Rule]) -> Rewriting:
+    config = read_config(folder)
+    paths = _paths(folder, config)
     texts = {role: _read(path) for role, path in paths.items()}
     result = Rewriting({paths[role].name: text for role, text in texts.items()})
     for targets in _STAGES:
         sources = _sources(texts, paths)
+        _check_classes(classes(folder, config), sources, paths)
         asked: dict[Path, list[Asked]] = defaultdict(list)  # one file may hold model and configuration
         for rule in rules:
             if rule.target in targets and rule.target in texts and (edits := _edits(rule, sources, paths)):
@@ -64,6 +81,7 @@ def rewrite(folder: Path, rules: list[Rule]) -> Rewriting:
             result.after[path.name] = _applied(result.before[path.name], edits, path)
         texts = {role: result.after.get(path.name, texts[role]) for role, path in paths.items()}
     result.applied = {rule.id: result.applied[rule.id] for rule in rules if rule.id in result.applied}
+    result.diff = "".join(_diff(name, result.before[name], text) for name, text in result.after.items())
     return result
 
 
@@ -86,11 +104,20 @@ def _paths(folder: Path, config: dict[str, Any]) -> dict[str, Path]:
 
 def _read(path: Path) -> str:
     if path.suffix == ".json":
-        read_json(path)  # says what is wrong with it
-    try:
-        return path.read_bytes().decode("utf-8")  # bytes, to keep the file's own line ends
-    except UnicodeDecodeError as error:
-        raise OpensciError(f"{path} is not text in UTF-8: download the model again.") from error
+        read_settings(path)  # says what is wrong with it
+    return read_text(path)
+
+
+def _check_classes(named: dict[Path, list[str]], sources: Sources, paths: dict[str, Path]) -> None:
+    """Check that the files hold the classes that config.json says are in them."""
+    held = {paths["modeling"]: sources.modeling}
+    if sources.configuration:
+        held[paths["configuration"]] = sources.configuration
+    for path, source in held.items():
+        if missing := [name for name in named[path] if not source.binds(name)]:
+            raise OpensciError(
+                f"{path} has no class {missing[0]}, which config.json names: download the model again."
+            )
 
 
 def _sources(texts: dict[str, str], paths: dict[str, Path]) -> Sources:
@@ -122,13 +149,15 @@ def _edits(rule: Rule, sources: Sources, paths: dict[str, Path]) -> list[Asked]:
 
 
 def _applied(text: str, asked: list[Asked], path: Path) -> str:
-    """Return a text with edits made in it, and check that it can be read."""
+    """Return a text with edits made in it, and check that it can be read and is otherwise what it was."""
     bare = text.removeprefix(_MARK)
     changed = apply(bare, asked, str(path))
     ids = list(dict.fromkeys(rule for rule, _ in asked))
     is_code = path.suffix == ".py"
-    cure = f"it was until {', '.join(ids)} changed it, so leave the rule out with --rules"
+    cure = f"it was right until {', '.join(ids)} changed it, so leave the rule out with --rules"
     _parsed(parse if is_code else Settings, changed, path, cure)
+    if line := first_change(bare, changed, [edit for _, edit in asked], is_code):
+        raise OpensciError(f"{path}, line {line}, would change though no rule asks for it: {cure}.")
     return text[: -len(bare)] + (_with_header(changed, text, ids) if is_code else changed)
 
 
@@ -146,6 +175,11 @@ def _with_header(changed: str, original: str, rules: list[str]) -> str:
     place = opening.end() if opening else 0
     gap = f"#{newline}" if place else ""
     return changed[:place] + gap + "".join(line + newline for line in notice) + changed[place:]
+
+
+def _diff(name: str, before: str, after: str) -> str:
+    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), f"a/{name}", f"b/{name}", lineterm="")
+    return "".join(f"{line}\n" for line in lines)
 
 
 def digest(data: bytes) -> str:

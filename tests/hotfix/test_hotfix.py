@@ -25,6 +25,8 @@ from tests.hotfix.folder import MODELING, make_folder
 WEIGHTS = "model.safetensors"
 #: Rules for tests that are not about rules: one for each kind of file.
 FEW = ["auto-model", "model-input-names", "tied-keys"]
+#: What `auto_map` names, with nothing in it that a rule knows.
+CLASSES = "TinyPreTrainedModel = TinyForCausalLM = object"
 
 
 @pytest.fixture
@@ -376,6 +378,15 @@ def test_a_rule_that_would_leave_no_python_is_named(source, monkeypatch):
     check_refused(source, "modeling_tiny.py", "attention-switch", "--rules")
 
 
+def test_rules_that_would_change_more_than_they_say_are_named(source, monkeypatch):
+    """Each inserts three quotes: together they turn the code between them into a string."""
+    start = MODELING.index("class TinyPreTrainedModel")
+    end = MODELING.index("    def _init_weights")
+    with_edits(monkeypatch, Edit(start, start, 'class TinyPreTrainedModel:\n    """'), Edit(end, end, '    """\n'))
+    line = MODELING.count("\n", 0, start) + 1
+    check_refused(source, f"modeling_tiny.py, line {line}, would change", "attention-switch, cache-length", "--rules")
+
+
 def test_rules_for_one_place_are_named(source, monkeypatch):
     with_edits(monkeypatch, Edit(0, 3, ""), Edit(2, 4, ""))
     check_refused(source, "Rules attention-switch and cache-length", "modeling_tiny.py (line 1)")
@@ -456,7 +467,9 @@ def replace_code(source: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda source: replace_code(source, "x = 1\n"), ["No rule recognises"]),
+        (lambda source: replace_code(source, CLASSES), ["No rule recognises"]),
+        (lambda source: replace_code(source, ""), ["modeling_tiny.py has no class TinyPreTrainedModel"]),
+        (lambda source: replace_code(source, "class TinyForCausalLM: ..."), ["has no class TinyPreTrainedModel"]),
         (lambda source: replace_code(source, "\n\ndef f(:\n"), ["modeling_tiny.py", "line 3"]),
         (lambda source: (source / "modeling_tiny.py").unlink(), ["no modeling_tiny.py"]),
         (lambda source: (source / "config.json").unlink(), ["no model folder", "config.json"]),
