@@ -30,8 +30,8 @@ _WEIGHTS = "model.safetensors"
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
-def check_model_folder(path: Path | str) -> Path:
-    """Return `path`, absolute, if it holds a whole model: configuration, code, weights and tokenizer.
+def check_model_folder(path: Path | str, tokenizer: bool = True) -> Path:
+    """Return `path`, absolute, if it holds a whole model: configuration, code, weights and, if asked for, tokenizer.
 
     Weights are judged by their safetensors headers, so the check takes no longer for larger models.
 
@@ -45,7 +45,7 @@ def check_model_folder(path: Path | str) -> Path:
         if not file.is_file():
             raise OpensciError(f"{folder} has no {file.name}, which its config.json names: download it again.")
     _check_weights(folder)
-    if not any((folder / name).exists() for name in _TOKENIZERS):
+    if tokenizer and not any((folder / name).exists() for name in _TOKENIZERS):
         raise OpensciError(f"{folder} has no tokenizer ({' or '.join(_TOKENIZERS)}): download the model again.")
     return folder
 
@@ -57,6 +57,13 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not (folder / "config.json").exists():
         raise OpensciError(f"{folder} is no model folder: it has no config.json.")
     return read_json(folder / "config.json")
+
+
+def announce(path: Path | str, where: str) -> str:
+    """Say in a line which of a folder's Python files are about to be run, and where."""
+    folder = Path(path)
+    names = [file.name for file in code_files(folder, read_config(folder))]
+    return f"Running {', '.join(names)} of {folder} in {where}." if names else f"{folder} has no code of its own."
 
 
 def code_files(folder: Path, config: dict[str, Any]) -> list[Path]:

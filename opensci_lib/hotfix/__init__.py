@@ -109,6 +109,11 @@ def all_rules() -> tuple[Rule, ...]:
     return RULES
 
 
+def rules_that_know(what: str) -> tuple[str, ...]:
+    """Return the ids of the rules that know an error, or a verdict on a run, by its words."""
+    return tuple(rule.id for rule in RULES if any(sign in what for sign in rule.signs))
+
+
 def _is_up_to_date(target: Path, record: dict[str, Any]) -> bool:
     """Say whether `target` is what `record` says, whichever version of this tool made it.
 
