@@ -69,9 +69,16 @@ def download(model: str | None, revision: str | None, local_dir: str | None, tas
 @click.option("--rules", help="Ids of the rules to apply, with commas; default: all.")
 @click.option("--diff", is_flag=True, help="Print what would change and write nothing.")
 @click.option("--check", is_flag=True, help="Write nothing; exit with 1 if something would change.")
+@click.option("--force", is_flag=True, help="Apply the other rules where one refuses; it may be silently wrong then.")
 @click.option("--list", "list_rules", is_flag=True, help="List the rules.")
 def hotfix(
-    src_dir: str | None, dst_dir: str | None, rules: str | None, diff: bool, check: bool, list_rules: bool
+    src_dir: str | None,
+    dst_dir: str | None,
+    rules: str | None,
+    diff: bool,
+    check: bool,
+    force: bool,
+    list_rules: bool,
 ) -> None:
     """Write a copy of a model folder that loads and computes right on every transformers release."""
     from opensci_lib.hotfix import all_rules, hotfix
@@ -86,7 +93,7 @@ def hotfix(
     chosen = [word.strip() for word in rules.split(",")] if rules else None
     if src_dir == str(MODEL):
         dst_dir = dst_dir or "miniature_fixed"  # not in the package
-    outcome = hotfix(src_dir, dst_dir, rules=chosen, dry_run=diff or check)
+    outcome = hotfix(src_dir, dst_dir, rules=chosen, dry_run=diff or check, force=force)
     if diff:
         click.echo(outcome.diff, nl=False)
     if check:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -26,6 +27,7 @@ DOWNLOAD_RECORD = "download.json"
 #: Weights in formats that run code when they are opened, or that transformers would not read.
 _LEFT_OUT = {".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf"}
 _FICLONE = 0x40049409  # of linux/fs.h
+_RELATIVE_IMPORT = re.compile(r"^\s*from\s+\.(\w+)\s+import", re.MULTILINE)
 _WEIGHTS = "model.safetensors"
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
@@ -43,7 +45,7 @@ def check_model_folder(path: Path | str, tokenizer: bool = True) -> Path:
     config = read_config(folder)
     for file in code_files(folder, config):
         if not file.is_file():
-            raise OpensciError(f"{folder} has no {file.name}, which its config.json names: download it again.")
+            raise OpensciError(f"{folder} has no {file.name}, which its config.json or code names: download it.")
     _check_weights(folder)
     if tokenizer and not any((folder / name).exists() for name in _TOKENIZERS):
         raise OpensciError(f"{folder} has no tokenizer ({' or '.join(_TOKENIZERS)}): download the model again.")
@@ -67,13 +69,23 @@ def announce(path: Path | str, where: str) -> str:
 
 
 def code_files(folder: Path, config: dict[str, Any]) -> list[Path]:
-    """Return the folder's Python files that `auto_map` in its config.json names, in its order."""
+    """Return the folder's Python files that `auto_map` in its config.json reaches: those named, in its order, first.
+
+    The others are reached through relative imports, found as transformers finds them: by lines, without parsing.
+    """
     names: dict[str, None] = {}
     for value in config.get("auto_map", {}).values():
         for reference in value if isinstance(value, list) else [value]:
             # "owner/name--module.Class" points to another repository's code
             if reference and "--" not in reference:
                 names[reference.rpartition(".")[0] + ".py"] = None
+    waiting = list(names)
+    while waiting:
+        file = folder / waiting.pop(0)
+        text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+        found = [f"{module}.py" for module in _RELATIVE_IMPORT.findall(text)]
+        waiting += [name for name in dict.fromkeys(found) if name not in names]
+        names |= dict.fromkeys(found)
     return [folder / name for name in names]
 
 
