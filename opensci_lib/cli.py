@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -70,9 +71,16 @@ def download(model: str | None, revision: str | None, local_dir: str | None, tas
 @click.option("--rules", help="Ids of the rules to apply, with commas; default: all.")
 @click.option("--diff", is_flag=True, help="Print what would change and write nothing.")
 @click.option("--check", is_flag=True, help="Write nothing; exit with 1 if something would change.")
+@click.option("--force", is_flag=True, help="Apply the other rules where one refuses; it may be silently wrong then.")
 @click.option("--list", "list_rules", is_flag=True, help="List the rules.")
 def hotfix(
-    src_dir: str | None, dst_dir: str | None, rules: str | None, diff: bool, check: bool, list_rules: bool
+    src_dir: str | None,
+    dst_dir: str | None,
+    rules: str | None,
+    diff: bool,
+    check: bool,
+    force: bool,
+    list_rules: bool,
 ) -> None:
     """Write a copy of a model folder that loads and computes right on every transformers release."""
     from opensci_lib.hotfix import all_rules, hotfix
@@ -88,7 +96,7 @@ def hotfix(
     chosen = [word.strip() for word in rules.split(",")] if rules else None
     if src_dir == str(MODEL):
         dst_dir = dst_dir or "miniature_fixed"  # not in the package
-    outcome = hotfix(src_dir, dst_dir, rules=chosen, dry_run=diff or check)
+    outcome = hotfix(src_dir, dst_dir, rules=chosen, dry_run=diff or check, force=force)
     if diff:
         click.echo(outcome.diff, nl=False)
     if check:
@@ -108,6 +116,45 @@ def hotfix(
         f'AutoModelForCausalLM.from_pretrained("{outcome.dst_dir}", trust_remote_code=True, dtype=torch.{dtype})'
         "  # torch_dtype= before 4.56"
     )
+
+
+@main.command(epilog="Example: opensci check --model_path model_fixed --tf_version 5.23.0")
+@_model_path
+@click.option("--tf_version", help="The transformers release; by default the one installed here.")
+@click.option("--dtype", default="float32", show_default=True, help="auto, float32, bfloat16 or float16.")
+@click.option("--attn_implementation", help="sdpa or eager; default: what the release chooses.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def check(
+    model_path: str, tf_version: str | None, dtype: str, attn_implementation: str | None, as_json: bool
+) -> None:
+    """Say whether a model folder is right under a release, without a reference; its own code is run.
+
+    Exits with 1 where a check finds a fault.
+    """
+    from opensci_lib.model_folder import announce
+
+    if tf_version is not None:
+        from opensci_lib import kernels
+
+        words = ["--model_path", model_path, "--dtype", dtype, *(["--json"] if as_json else [])]
+        words += ["--attn_implementation", attn_implementation] if attn_implementation else []
+        sys.exit(kernels.run(tf_version, "-m", "opensci_lib", "check", *words).returncode)
+    if find_spec("transformers") is None:
+        raise OpensciError("transformers is not installed in this environment: give a release with --tf_version.")
+
+    from importlib.metadata import version
+
+    from opensci_lib.check import check
+
+    click.echo(announce(model_path, f"transformers {version('transformers')}"), err=True)
+    report = check(model_path, dtype=dtype, attn_implementation=attn_implementation)
+    if as_json:
+        click.echo(json.dumps(report.as_json(), indent=2))
+    else:
+        for finding in report.findings:
+            known = f" (rule {', '.join(finding.rules)})" if finding.rules else ""
+            click.echo(f"{finding.check:12}{finding.fault or 'ok'}{known}")
+    sys.exit(not report.is_right)
 
 
 @main.command(epilog="Example: opensci bisect --model_path model --good 4.48.0 --bad 5.23.0")

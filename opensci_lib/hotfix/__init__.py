@@ -55,6 +55,7 @@ def hotfix(
     dst_dir: Path | str | None = None,
     rules: list[str] | None = None,
     dry_run: bool = False,
+    force: bool = False,
 ) -> Hotfix:
     """Write a fixed copy of the model folder `src_dir` to `dst_dir`, the weights without a second copy of them.
 
@@ -64,8 +65,9 @@ def hotfix(
         dst_dir: where to write; by default `src_dir` with `_fixed` appended, and `_` for each dot in its name: from a
             folder with dots, processes that others spawn can't import code on 4.48. It appears whole or not at all,
             and is left as it is when it is up to date.
-        rules: ids of the rules to apply; by default all.
+        rules: ids of the rules to apply; by default all. Those that only refuse are always asked.
         dry_run: compute the outcome and write nothing.
+        force: apply the others where a rule refuses, and record which did.
 
     Raises:
         OpensciError: when the folder is no whole model, no rule recognises its code, a rule can't
@@ -78,6 +80,8 @@ def hotfix(
     if target.resolve() == source.resolve() or source.resolve() in target.resolve().parents:
         raise OpensciError(f"{target} lies in the folder to be fixed: choose another --dst_dir.")
     rewriting = rewrite(source, chosen)
+    if rewriting.refused and not force:
+        raise OpensciError(f"{rewriting.refused[0]} With --force the other rules are applied all the same.")
     changed = rewriting.after
     if not changed and not (source / RECORD).exists():
         raise OpensciError(
@@ -95,6 +99,7 @@ def hotfix(
         "sources": {file.name: _identity(file) for file in files(source) if file.name != RECORD},
         "applied": rewriting.applied,
         "changed": {name: digest(text.encode()) for name, text in changed.items()},
+        **({"forced": rewriting.refused} if rewriting.refused else {}),
     }
     with alone(target):  # another process may make it meanwhile: a run per release starts them at the same time
         if _is_up_to_date(target, record):
@@ -114,6 +119,11 @@ def hotfix(
 def all_rules() -> tuple[Rule, ...]:
     """Return the rules, in the order of what they insert at one place."""
     return RULES
+
+
+def rules_that_know(what: str) -> tuple[str, ...]:
+    """Return the ids of the rules that know an error, or a verdict on a run, by its words."""
+    return tuple(rule.id for rule in RULES if any(sign in what for sign in rule.signs))
 
 
 def _is_up_to_date(target: Path, record: dict[str, Any]) -> bool:

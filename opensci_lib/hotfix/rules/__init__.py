@@ -8,6 +8,7 @@ from opensci_lib.hotfix.rules import (
     attention_switch,
     auto_heads,
     auto_model,
+    cache_internals,
     cache_length,
     cache_position,
     capability_flags,
@@ -35,6 +36,7 @@ RULES: tuple[Rule, ...] = (
     attention_switch.RULE,  # appends to the PreTrainedModel class, as rope-buffer may
     auto_heads.RULE,
     auto_model.RULE,
+    cache_internals.RULE,
     cache_length.RULE,
     cache_position.RULE,
     capability_flags.RULE,

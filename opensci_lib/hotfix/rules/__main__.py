@@ -25,8 +25,11 @@ def page() -> str:
 
 
 def _section(rule: Rule) -> str:
-    before, after = (dedent(text).strip().splitlines() for text in (rule.before, rule.after))
-    _, _, _, *lines = unified_diff(before, after, n=len(before), lineterm="")
+    if rule.after is None:
+        lines = ["# refused", *dedent(rule.before).strip().splitlines()]
+    else:
+        before, after = (dedent(text).strip().splitlines() for text in (rule.before, rule.after))
+        _, _, _, *lines = unified_diff(before, after, n=len(before), lineterm="")
     return f"\n## {rule.id}\n\n{rule.cause}\n\n```diff\n" + "".join(f"{line}\n" for line in lines) + "```\n"
 
 
