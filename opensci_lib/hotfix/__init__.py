@@ -19,7 +19,15 @@ from opensci_lib.errors import OpensciError
 from opensci_lib.hotfix.rewriting import choose, digest, rewrite
 from opensci_lib.hotfix.rule import Rule
 from opensci_lib.hotfix.rules import RULES
-from opensci_lib.model_folder import appearing, check_model_folder, files, link, read_json, write_json
+from opensci_lib.model_folder import (
+    DOWNLOAD_RECORD,
+    appearing,
+    check_model_folder,
+    files,
+    link,
+    read_json,
+    write_json,
+)
 
 #: Written into a fixed folder: what made it, of what.
 RECORD = "hotfix.json"
@@ -69,14 +77,14 @@ def hotfix(
         raise OpensciError(f"{target} lies in the folder to be fixed: choose another --dst_dir.")
     rewriting = rewrite(source, chosen)
     changed = rewriting.after
-    if not changed and not (source / RECORD).exists():
+    if not changed and not (source / RECORD).exists() and not rewriting.is_fixed:
         raise OpensciError(
             f"No rule recognises the code in {source} ({', '.join(rule.id for rule in chosen)} found nothing to do): "
             "is it an open-sci-ref model as published?"
         )
     if dst_dir is None and not changed:
         return Hotfix(str(source), str(source), {}, "")
-    diff = "".join(_diff(name, rewriting.before[name], text) for name, text in changed.items())
+    diff = "".join(unified(name, rewriting.before[name], text) for name, text in changed.items())
     outcome = Hotfix(str(source), str(target), rewriting.applied, diff)
     if dry_run:
         return outcome
@@ -87,6 +95,8 @@ def hotfix(
         "applied": rewriting.applied,
         "changed": {name: digest(text.encode()) for name, text in changed.items()},
     }
+    if origin := _origin(source):
+        record["origin"] = origin
     target.parent.mkdir(parents=True, exist_ok=True)
     # another process may make it meanwhile: a run per release starts them at the same time
     with FileLock(target.with_name(f".{target.name}.lock")):
@@ -124,18 +134,29 @@ def _is_up_to_date(target: Path, record: dict[str, Any]) -> bool:
     if not (target / RECORD).is_file():
         raise OpensciError(f"{target} exists and is not a folder that this tool made: move it, or set --dst_dir.")
     found = read_json(target / RECORD)
-    present = {file.name for file in files(target)} - {RECORD}
-    written = found["sources"] | {name: {"sha256": known} for name, known in found["changed"].items()}
-    foreign = {name for name in present if name not in written or not _is(target / name, written[name])}
-    if foreign:
+    if strange := foreign(target, found):
         raise OpensciError(
-            f"{target} holds {', '.join(sorted(foreign))}, which this tool did not write: "
-            "move the folder, or set --dst_dir."
+            f"{target} holds {', '.join(strange)}, which this tool did not write: move the folder, or set --dst_dir."
         )
-    return present == written.keys() and found | {"tool": record["tool"]} == record
+    present = {file.name for file in files(target)} - {RECORD}
+    return present == found["sources"].keys() | found["changed"] and found | {"tool": record["tool"]} == record
 
 
-def _diff(name: str, before: str, after: str) -> str:
+def foreign(folder: Path, record: dict[str, Any]) -> list[str]:
+    """Return the names of the files in a fixed folder that are not as its record says."""
+    written = record["sources"] | {name: {"sha256": known} for name, known in record["changed"].items()}
+    present = sorted({file.name for file in files(folder)} - {RECORD})
+    return [name for name in present if name not in written or not _is(folder / name, written[name])]
+
+
+def _origin(source: Path) -> dict[str, Any] | None:
+    """Return which model, revision and commit on the Hub a folder was downloaded from, as far as that is recorded."""
+    found = read_json(source / DOWNLOAD_RECORD) if (source / DOWNLOAD_RECORD).exists() else {}
+    return {key: found[key] for key in ("model", "revision", "commit")} if found.get("commit") else None
+
+
+def unified(name: str, before: str, after: str) -> str:
+    """Return the unified diff of a file."""
     lines = difflib.unified_diff(before.splitlines(), after.splitlines(), f"a/{name}", f"b/{name}", lineterm="")
     return "".join(f"{line}\n" for line in lines)
 

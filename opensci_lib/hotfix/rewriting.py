@@ -26,6 +26,7 @@ Parsed = TypeVar("Parsed")
 _STAGES = (("config", "tokenizer_config"), ("modeling", "configuration"))
 #: Windows editors put it before the first line.
 _MARK = "\ufeff"
+_NOTICE = "# Changed by opensci hotfix"
 _OPENING = re.compile(r"(?:#[^\r\n]*(?:\r\n|\r|\n))*")
 
 
@@ -38,6 +39,11 @@ class Rewriting:
     after: dict[str, str] = field(default_factory=dict)
     #: Rule id to the file that it changed.
     applied: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether the code says that it was rewritten before, as it does where a repository took the change over."""
+        return any(_NOTICE in text for text in self.before.values())
 
 
 def choose(ids: list[str] | None) -> list[Rule]:
@@ -136,7 +142,7 @@ def _with_header(changed: str, original: str, rules: list[str]) -> str:
     """Add the notice of change that the Apache licence asks for (section 4b), below the file's own first comment."""
     newline = "\r\n" if "\r\n" in changed else "\n"
     notice = textwrap.wrap(
-        f"# Changed by opensci hotfix {version('opensci-lib')}: {', '.join(rules)}.",
+        f"{_NOTICE} {version('opensci-lib')}: {', '.join(rules)}.",
         WIDTH,
         subsequent_indent="#   ",
         break_on_hyphens=False,
