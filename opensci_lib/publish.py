@@ -162,11 +162,10 @@ def _change(folder: Path, record: dict[str, Any], repo_id: str, revision: str, b
         raise OpensciError(f"{repo_id} has no revision {revision!r}: see its branches and tags.")
     target = branch or revision
     title = _TITLE if revision == "main" else f"{_TITLE} ({revision})"
-    listed = _listed(there)
-    changed: dict[str, bytes | Path] = {name: folder / name for name in record["changed"]}
     kind = "branch" if branch else "pull request"
-    parcel = Parcel(str(folder), repo_id, target, kind, there.sha, title, "", changed, "")
-    if all(name in listed and is_listed(folder / name, listed[name]) for name in changed):
+    sent = _missing(there, {name: folder / name for name in record["changed"]})
+    parcel = Parcel(str(folder), repo_id, target, kind, there.sha, title, "", sent, "")
+    if not sent:
         return replace(parcel, outcome=f"up to date: {target} holds these files already")
     diff = _diff(folder, _sources(folder, record, repo_id, there))
     if not branch and (earlier := _request(repo_id, title)):
@@ -223,8 +222,7 @@ def _mirror(folder: Path, record: dict[str, Any], origin: dict[str, Any], repo_i
     if repo_id in (None, origin["model"]):
         raise OpensciError(f"A mirror of {origin['model']} is a repository of your own: give its --repo_id.")
     there = _look(repo_id) if _exists(repo_id) else None
-    listed = _listed(there) if there else {}
-    if listed.keys() - {".gitattributes"} and not _is_mirror(repo_id, there, origin["model"]):
+    if _listed(there).keys() - {".gitattributes"} and not _is_mirror(repo_id, there, origin["model"]):
         raise OpensciError(f"{repo_id} exists and is no mirror of {origin['model']}: choose another --repo_id.")
     source = _look(origin["model"], origin["commit"])
     if source is None:
@@ -234,13 +232,11 @@ def _mirror(folder: Path, record: dict[str, Any], origin: dict[str, Any], repo_i
     papers = _papers(origin, source)
     card = _card(record, origin, repo_id, papers.pop(_CARD, b"").decode())
     content: dict[str, bytes | Path] = {file.name: file for file in files(folder)}
-    content |= papers | {_CARD: card.encode()}
+    sent = _missing(there, content | papers | {_CARD: card.encode()})
     parent, title = there.sha if there else None, f"Mirror {origin['model']}, fixed"
     diff = _diff(folder, _sources(folder, record, origin["model"], source))
-    parcel = Parcel(str(folder), repo_id, "main", "mirror", parent, title, card, content, diff)
-    if listed and all(name in listed and _is_there(found, listed[name]) for name, found in content.items()):
-        return replace(parcel, outcome="up to date: the mirror holds these files already")
-    return parcel
+    parcel = Parcel(str(folder), repo_id, "main", "mirror", parent, title, card, sent, diff)
+    return parcel if sent else replace(parcel, outcome="up to date: the mirror holds these files already")
 
 
 def _papers(origin: dict[str, Any], source: ModelInfo) -> dict[str, bytes]:
@@ -396,11 +392,17 @@ def _look(repo_id: str, revision: str | None = None) -> ModelInfo | None:
             return None
 
 
-def _listed(there: ModelInfo) -> dict[str, RepoSibling]:
-    return {file.rfilename: file for file in there.siblings or []}
+def _listed(there: ModelInfo | None) -> dict[str, RepoSibling]:
+    return {file.rfilename: file for file in there.siblings or []} if there else {}
 
 
-def _is_there(content: bytes | Path, listed: RepoSibling) -> bool:
+def _missing(there: ModelInfo | None, content: dict[str, bytes | Path]) -> dict[str, bytes | Path]:
+    """Return the files that a commit does not hold as they are."""
+    listed = _listed(there)
+    return {name: found for name, found in content.items() if name not in listed or not _is(found, listed[name])}
+
+
+def _is(content: bytes | Path, listed: RepoSibling) -> bool:
     return is_listed(content, listed) if isinstance(content, Path) else git_hash(content) == listed.blob_id
 
 
