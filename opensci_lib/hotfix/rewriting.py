@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import textwrap
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from opensci_lib.hotfix.edit import Asked, apply
 from opensci_lib.hotfix.rule import Rule, Sources
 from opensci_lib.hotfix.rules import RULES
 from opensci_lib.hotfix.settings import Settings
-from opensci_lib.hotfix.source import WIDTH, Source, UnrecognisedError, parse
+from opensci_lib.hotfix.source import Source, UnrecognisedError, parse
 from opensci_lib.model_folder import code_files, read_config, read_json
 
 Parsed = TypeVar("Parsed")
@@ -135,23 +134,16 @@ def _applied(text: str, asked: list[Asked], path: Path) -> str:
     is_code = path.suffix == ".py"
     cure = f"it was until {', '.join(ids)} changed it, so leave the rule out with --rules"
     _parsed(parse if is_code else Settings, changed, path, cure)
-    return text[: -len(bare)] + (_with_header(changed, text, ids) if is_code else changed)
+    return text[: -len(bare)] + (_with_notice(changed, text) if is_code else changed)
 
 
-def _with_header(changed: str, original: str, rules: list[str]) -> str:
+def _with_notice(changed: str, original: str) -> str:
     """Add the notice of change that the Apache licence asks for (section 4b), below the file's own first comment."""
     newline = "\r\n" if "\r\n" in changed else "\n"
-    notice = textwrap.wrap(
-        f"{_NOTICE} {version('opensci-lib')}: {', '.join(rules)}.",
-        WIDTH,
-        subsequent_indent="#   ",
-        break_on_hyphens=False,
-    )
-    notice.append(f"# The source's sha256 was {digest(original.encode())}.")
+    notice = f"{_NOTICE} {version('opensci-lib')}, of sha256 {digest(original.encode())}.{newline}"
     opening = _OPENING.match(changed)
     place = opening.end() if opening else 0
-    gap = f"#{newline}" if place else ""
-    return changed[:place] + gap + "".join(line + newline for line in notice) + changed[place:]
+    return changed[:place] + (f"#{newline}" if place else "") + notice + changed[place:]
 
 
 def digest(data: bytes) -> str:
