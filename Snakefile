@@ -128,7 +128,7 @@ THIS_REPORT = {"output_dir": lambda wildcards: f"outputs/{wildcards.model}"}
 RUN = "HF_HUB_OFFLINE=1 papermill {input.notebook} {output.notebook} -y {params}"
 HTML = (
     "jupyter nbconvert --to html --embed-images --CoalesceStreamsPreprocessor.enabled=True --log-level WARN"
-    " --TemplateExporter.extra_template_basedirs=notebooks --template report"
+    " --TemplateExporter.extra_template_basedirs=opensci_lib/reports --template pages"
 )
 REPORT = f"{RUN} && {HTML} {{output.notebook}}"
 

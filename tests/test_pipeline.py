@@ -142,7 +142,7 @@ def test_the_summary_says_what_the_captures_say(tmp_path):
         "run", "300",
     ]  # fmt: skip
     html = tmp_path / "summary.html"
-    options = "--to html --embed-images --TemplateExporter.extra_template_basedirs=notebooks --template report"
+    options = "--to html --embed-images --TemplateExporter.extra_template_basedirs=opensci_lib/reports --template pages"
     assert call("jupyter-nbconvert", *options.split(), out).returncode == 0
     page = BeautifulSoup(html.read_text(), "html.parser")
     assert not [script for script in page.find_all("script") if script.get("src")]

@@ -25,12 +25,22 @@ _STAGES = {
     "v_proj": "values",
     "q_rope": "queries after RoPE",
     "k_rope": "keys after RoPE",
+    "q_norm": "normed queries",
+    "k_norm": "normed keys",
+    "o_proj": "the attention projected",
     "self_attn": "the attention output",
+    "post_attention_layernorm": "the normed MLP input",
+    "gate_proj": "the MLP gate",
+    "act_fn": "the MLP gate activated",
+    "up_proj": "the MLP up projection",
+    "down_proj": "the MLP down projection",
     "mlp": "the MLP output",
+    "norm": "the final norm",
     "lm_head": "the logits",
 }
 
-_EQUAL = "equal to the reference, bit for bit"
+#: What `verdict` says of a run that is its reference in all that was compared.
+EQUAL = "equal to the reference, bit for bit"
 _NO_NUMBERS = {"bitwise_equal": False, "inv_freq_equal": False}  # the other columns of a run that failed are empty
 
 
@@ -180,7 +190,7 @@ def _summary(reference: Run, run: Run, prompt: int, positions: pd.DataFrame) -> 
         "inv_freq_equal": _equal_bits(reference, run, f"{prompt}.inv_freq"),
         **_top_tokens(run, prompt),
         "completion": run.record["completions"][prompt],
-        "verdict": _difference(reference, run, prompt, positions) or _EQUAL,
+        "verdict": _difference(reference, run, prompt, positions) or EQUAL,
     }
 
 
@@ -201,15 +211,19 @@ def first_divergence(reference: Capture, candidate: Capture, prompt: int) -> tup
 
 def describe_stage(stage: str) -> str:
     """Say a stage in words: "model.layers.0.self_attn.k_rope" is "layer 0, keys after RoPE"."""
-    parts = stage.split(".")
-    what = _STAGES.get(parts[-1], parts[-1])
-    layers = [part for part in parts if part.isdigit()]
-    return f"layer {layers[0]}, {what}" if layers else what
+    last, layer = stage.rpartition(".")[2], layer_of(stage)
+    what = "the layer's output" if last.isdigit() else _STAGES.get(last, last)
+    return what if layer is None else f"layer {layer}, {what}"
+
+
+def layer_of(stage: str) -> int | None:
+    """Return the number of the layer that a stage belongs to; None for those before and after all layers."""
+    return next((int(part) for part in stage.split(".") if part.isdigit()), None)
 
 
 def verdict(reference: Run, run: Run, prompt: int) -> str:
     """Say in a sentence whether `run` equals `reference` on a prompt and, if not, what explains it."""
-    return difference(reference, run, prompt) or _EQUAL
+    return difference(reference, run, prompt) or EQUAL
 
 
 def difference(reference: Run, run: Run, prompt: int) -> str | None:
