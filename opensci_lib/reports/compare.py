@@ -212,7 +212,7 @@ def first_divergence(reference: Capture, candidate: Capture, prompt: int) -> tup
 def describe_stage(stage: str) -> str:
     """Say a stage in words: "model.layers.0.self_attn.k_rope" is "layer 0, keys after RoPE"."""
     last, layer = stage.rpartition(".")[2], layer_of(stage)
-    what = "the layer's output" if last.isdigit() else _STAGES.get(last, last)
+    what = "the layer's output" if stage.endswith(f"layers.{layer}") else _STAGES.get(last, last)
     return what if layer is None else f"layer {layer}, {what}"
 
 

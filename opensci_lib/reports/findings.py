@@ -27,15 +27,15 @@ _CHECKPOINT = ["model", "revision"]
 
 
 def number(value: float, digits: int = 3) -> str:
-    """Write a number with its significant digits: 0.0004 is "0.0004"."""
-    return "NaN" if math.isnan(value) else f"{value:.{digits}g}"
+    """Write a number with its significant digits, 0.0004 as "0.0004"; below a million without an exponent."""
+    if math.isnan(value):
+        return "NaN"
+    return f"{value:.0f}" if 10**digits <= abs(value) < 1e6 else f"{value:.{digits}g}"
 
 
 def percent(share: float) -> str:
-    """Write a share of 1 with three significant digits, or as many as tell a part from the whole; NaN is left empty."""
-    if math.isnan(share):
-        return ""
-    digits = next(digits for digits in range(3, 18) if share == 1 or number(100 * share, digits) != "100")
+    """Write a share with three significant digits, or as many as tell a part from the whole."""
+    digits = next(digits for digits in range(3, 18) if share >= 1 or number(100 * share, digits) != "100")
     return f"{number(100 * share, digits)} %"
 
 
@@ -46,7 +46,7 @@ def runs_in_order(frame: pd.DataFrame) -> list[tuple[str, str]]:
 
 
 def spans(releases: Iterable[str], among: Iterable[str]) -> str:
-    """Write releases as spans of neighbours: of 5.0.0, 5.1.0, 5.2.0 and 5.3.0 all but 5.1.0 are "5.0.0, 5.2.0 to 5.3.0"."""
+    """Write releases as spans of neighbours among others: 5.0, 5.2 and 5.3 of all four are "5.0, 5.2 to 5.3"."""
     order = ascending(among)
     places = [order.index(release) for release in ascending(releases)]
     said = []
@@ -60,8 +60,9 @@ def alike(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     """Gather the runs of a variant that agree in `columns`: `variant`, the `releases` in words, and those columns."""
     among = {variant: list(rows["tf_version"]) for variant, rows in frame.groupby("variant")}
     found = frame.groupby(["variant", *columns], sort=False, dropna=False)["tf_version"].agg(list).reset_index()
-    found["tf_version"] = [spans(row.tf_version, among[row.variant]) for row in found.itertuples()]
-    found = found.rename(columns={"tf_version": "releases"})[["variant", "releases", *columns]]
+    pairs = zip(found["tf_version"], found["variant"], strict=True)
+    found.insert(1, "releases", [spans(releases, among[variant]) for releases, variant in pairs])
+    found = found.drop(columns="tf_version")
     return found.sort_values("variant", key=lambda names: names.map(_VARIANTS.index), kind="stable")
 
 
@@ -134,7 +135,9 @@ def parity_verdict(parity: pd.DataFrame) -> str:
     equal = parity_by_run(parity).groupby("variant")["equal"].agg(list)
     counts = {variant: (sum(equal[variant]), len(equal[variant])) for variant in _VARIANTS if variant in equal}
     same, count = counts.pop("fixed", (0, 0))
-    wrong = [f"{variant} differs on {count - same} of {count}" for variant, (same, count) in counts.items() if same < count]
+    wrong = [
+        f"{variant} differs on {count - same} of {count}" for variant, (same, count) in counts.items() if same < count
+    ]
     share = f"all {count}" if same == count else f"{same} of {count}"
     first = f"The fixed folder computes the same logits on {share} releases, bit for bit"
     return f"{first}; {', '.join(wrong)}." if wrong else f"{first}."
@@ -206,27 +209,24 @@ def stage_differences(reference: Capture, candidate: Capture, prompt: int) -> pd
 
 
 def divergences(reference: Run, runs: list[Run], prompt: int) -> dict[str, pd.DataFrame]:
-    """Return where runs leave the reference (`stage_differences`), by their names; those that leave it alike share one.
+    """Return where runs leave the reference (`stage_differences`), by the names of those that leave it alike.
 
     Runs of which no stage differs are left out.
     """
-    found: dict[str, pd.DataFrame] = {}
     alike: dict[tuple[str, str], list[str]] = {}
+    found: dict[tuple[str, str], pd.DataFrame] = {}
     for run in runs:
         differences = stage_differences(reference.capture, run.capture, prompt)
         if differences.eq(1).any(axis=None):
-            key = (run.variant, differences.to_csv())
+            key = run.variant, differences.to_csv()
             alike.setdefault(key, []).append(run.tf_version)
-            found[key[1]] = differences
+            found[key] = differences
     among = [run.tf_version for run in runs]
-    return {
-        f"{variant} on {spans(releases, among)}": found[differences]
-        for (variant, differences), releases in alike.items()
-    }
+    return {f"{key[0]} on {spans(releases, among)}": found[key] for key, releases in alike.items()}
 
 
 def by_layer(differences: pd.DataFrame) -> pd.DataFrame:
-    """Gather the stages of each layer (`stage_differences`), but for those of the layer in which the runs first part.
+    """Gather the stages of each layer (`stage_differences`), but for those of the layer where the runs first part.
 
     The index says them in words. A layer is 1.0 where any of its stages is, and NaN where all of them are.
     """
@@ -250,9 +250,9 @@ def differing_stages(differences: pd.DataFrame) -> str:
 def first_differences(reference: Run, runs: list[Run], parity: pd.DataFrame, prompt: int) -> pd.DataFrame:
     """Return where each run first parts from the reference on a prompt.
 
-    Returns, runs with the same in one row, `variant` and `releases`; `logits equal`, from the row of `parity`; `stages
-    compared`, those of the same name; and `first stage` and `position` of the first difference in causal order, empty
-    where no stage that was compared differs.
+    Returns, with those that are alike in one row, `variant` and `releases`; `logits equal`, from the row of `parity`;
+    `stages compared`, those of the same name; and `first stage` and `position` of the first difference in causal
+    order, empty where no stage that was compared differs.
     """
     equal = parity[parity["prompt"] == prompt].set_index(["tf_version", "variant"])["bitwise_equal"]
     rows = []
@@ -329,7 +329,7 @@ def compat_verdict(compat: pd.DataFrame) -> str:
     """Say in a line how much of what was checked the fixed folder does."""
     codes = feature_codes(compat).to_numpy()
     checked, fails, unsupported = (~np.isnan(codes)).sum(), (codes == 0).sum(), (codes == 1).sum()
-    failed = f"{fails} fail" if fails else "none fails"
+    failed = f"{fails} failed" if fails else "none failed"
     return (
         f"Of {checked} checks of the fixed folder on {compat['tf_version'].nunique()} releases {failed}; "
         f"{unsupported} ask for what the release does not support."
@@ -347,19 +347,22 @@ def wanting_features(compat: pd.DataFrame) -> pd.DataFrame:
 
 
 def equal_scores(table: pd.DataFrame) -> str:
-    """Say how many runs of `evaluation.csv` equal the reference bit for bit, on every task that any run has."""
+    """Say on how many releases each variant scores what the reference scores, on every task that any run has."""
     equal = table.pivot(index=["tf_version", "variant"], columns="task", values="equal").eq(True).all(axis=1)
-    return f"{equal.sum()} of {len(equal)} runs score exactly what the reference scores"
+    counts = _counts(equal.rename("equal").reset_index(), "equal")
+    return f"Releases whose scores are the reference's, bit for bit: {counts}"
 
 
 def score_rows(table: pd.DataFrame) -> dict[tuple[str, str], str]:
-    """Return for each run of `evaluation.csv` the row of a picture: its own, or one for all equal runs of its variant."""
+    """Return in which row of a picture each run of `evaluation.csv` is: its own, or that of all equal ones."""
     runs = table.groupby(["tf_version", "variant"])["equal"].agg(_all_true)
     equal = {variant: [run[0] for run in runs[runs].index if run[1] == variant] for variant in _VARIANTS}
     rows = {}
     for release, variant in runs_in_order(table):
         together = equal[variant] if release in equal[variant] else [release]
-        rows[release, variant] = f"{variant} {release}" if len(together) == 1 else f"{variant}, {len(together)} releases"
+        rows[release, variant] = (
+            f"{variant} {release}" if len(together) == 1 else f"{variant}, {len(together)} releases"
+        )
     return rows
 
 

@@ -249,14 +249,13 @@ def changes(table: pd.DataFrame) -> pd.DataFrame:
     with their unit, and `change`, the one furthest from 0, with its `unit`: points of accuracy, or nats.
     """
     rows = []
-    for (variant, task), of in table.groupby(["variant", "task"], sort=False):
+    for _, of in table.groupby(["variant", "task"], sort=False):
         differ = of[~of["equal"]]
         if len(differ):
             metric, scores = of["metric"].iloc[0], differ["score"]
             rows.append(
                 {
-                    "variant": variant,
-                    "task": task,
+                    **of.iloc[0][["variant", "task"]],
                     "releases": f"{len(differ)} of {len(of)}",
                     "reference": _stated(of["reference"].iloc[0], metric),
                     "lowest": _stated(scores.min(skipna=False), metric),
@@ -277,18 +276,17 @@ def _stated(score: float, metric: str) -> str:
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of `score_table` that differ as a reader wants them: scores with units, errors and intervals."""
+    """Return the rows of `score_table` that differ, as a reader wants them: with units and intervals."""
     rows = table[~table["equal"]]
     scale = rows["metric"].map(lambda metric: _UNITS[metric][1])
     shown = pd.DataFrame(
         {
             **{name: rows[name] for name in ("tf_version", "variant", "task")},
             "score": [_stated(*pair) for pair in zip(rows["score"], rows["metric"], strict=True)],
-            "±": rows["standard_error"] * scale,
             "change": rows["difference"] * scale,
             "low": rows["low"] * scale,
             "high": rows["high"] * scale,
-            **{name: rows[name] for name in ("agreement", "changed", "p_value", "largest_change", "settings")},
+            **{name: rows[name] for name in ("agreement", "p_value", "largest_change", "settings")},
         }
     )
     return shown if rows["settings"].any() else shown.drop(columns="settings")

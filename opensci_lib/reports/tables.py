@@ -19,6 +19,10 @@ def _equality(equal: bool) -> str:
     return "equal" if equal else "differs"
 
 
+def _of_predictions(share: float) -> str:
+    return "" if pd.isna(share) else percent(share)
+
+
 def _quoted(token: str) -> str:
     return repr(str(token))
 
@@ -42,6 +46,7 @@ _COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "bitwise_equal": ("logits", _equality),
     "logits equal": ("logits", _equality),
     "inv_freq_equal": ("inv_freq", _equality),
+    "same": ("scores", _equality),
     "max_abs_diff": ("largest |Δlogit|", _digits(3)),
     "mean_abs_diff": ("mean |Δlogit|", _digits(3)),
     "max_kl": ("largest KL (nats)", _digits(3)),
@@ -52,7 +57,7 @@ _COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "top2_token": ("second", _quoted),
     "gap": ("lead (logits)", _digits(4)),
     "seconds": ("time (s)", "{:.2f}".format),
-    "agreement": ("same prediction", percent),
+    "agreement": ("same prediction", _of_predictions),
     "changed": ("changed", _count),
     "p_value": ("McNemar p", _digits(2, empty="")),
     "largest_change": ("largest change (nats)", _digits(3)),
@@ -76,7 +81,10 @@ def table(frame: pd.DataFrame, note: str = "", bars: tuple[str, str] | None = No
     """
     formats = {name: _COLUMNS[name][1] for name in frame if name in _COLUMNS}
     formats |= {name: _digits(3) for name in frame.select_dtypes("float") if name not in formats}
-    styler = Styler(frame.reset_index(drop=True), cell_ids=False, uuid_len=6).hide().format(formats, escape="html")
+    frame = frame.reset_index(drop=True)
+    styler = Styler(frame, cell_ids=False, uuid_len=6)
+    styler.hide()
+    styler.format(formats, escape="html")
     styler.format_index(lambda name: _COLUMNS.get(name, (name,))[0], axis="columns")
     right = [*frame.select_dtypes("number"), *frame.columns.intersection(_NUMBERS)]
     styles = dict.fromkeys(right, "text-align: right; white-space: nowrap")
@@ -84,22 +92,26 @@ def table(frame: pd.DataFrame, note: str = "", bars: tuple[str, str] | None = No
     if bars:
         column, unit = bars
         styles[column] += "; min-width: 12rem"
-        for _, rows in styler.data.groupby(unit):
+        for _, rows in frame.groupby(unit):
             limit = rows[column].abs().max()
             styler.bar(subset=(rows.index, column), align=0, vmin=-limit, vmax=limit, color=_BAR)
     styler.set_table_styles({name: [{"selector": "", "props": props}] for name, props in styles.items()})
-    return styler.set_caption(note) if note else styler
+    if note:
+        styler.set_caption(note)
+    return styler
 
 
 def unequal(frame: pd.DataFrame, equal: pd.Series) -> Styler | Markdown:
     """Return the table of the rows that are not equal, or a sentence where all are."""
     if equal.all():
         return Markdown(f"All {len(frame)} rows are equal to the reference, bit for bit.")
-    return table(frame[~equal], f"{equal.sum()} of {len(frame)} rows are equal to the reference, bit for bit, and left out.")
+    return table(
+        frame[~equal], f"{equal.sum()} of {len(frame)} rows are equal to the reference, bit for bit, and left out."
+    )
 
 
 def varying(frame: pd.DataFrame) -> Styler:
-    """Return the table of the columns that vary, below a sentence that tells those that don't; the first one stays."""
+    """Return the table of the first column and of those that vary, below a sentence that tells the others."""
     constant = [name for name in frame.columns[1:] if frame[name].astype(str).nunique() == 1]
     note = ", ".join(f"{name} {frame[name].iloc[0]}" for name in constant)
     return table(frame.drop(columns=constant), f"The same in all: {note}." if note else "")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 # Okabe and Ito (2008), a palette that colour-blind readers can tell apart.
 COLOURS = {"original": "#000000", "minimal": "#D55E00", "fixed": "#0072B2"}
@@ -21,14 +22,16 @@ _WIDTH, _DPI = 9.0, 200  # inches, the width of a report's column; and dots an i
 class _Figure(Figure):
     """A figure that notebooks show with its finding as text above the picture, in which the title is left out."""
 
+    title: Text
+
     def __repr__(self) -> str:
         return self.get_suptitle()
 
     def _repr_html_(self) -> str:
-        picture, title, finding = BytesIO(), self._suptitle, repr(self)
-        title.set(visible=False, in_layout=False)
+        picture, finding = BytesIO(), repr(self)
+        self.title.set(visible=False, in_layout=False)
         self.savefig(picture, dpi=_DPI)
-        title.set(visible=True, in_layout=True)
+        self.title.set(visible=True, in_layout=True)
         shown = [text for axes in self.axes for text in (axes.get_title(), axes.get_ylabel(), axes.get_xlabel())]
         alt = f"{finding}. In the picture: {', '.join(dict.fromkeys(filter(None, shown)))}".replace("\n", " ")
         data = base64.b64encode(picture.getvalue()).decode()
@@ -41,7 +44,7 @@ class _Figure(Figure):
 def canvas(finding: str, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, np.ndarray]:
     """Return a figure of a height in inches, titled with what it shows, and its axes, (rows, columns)."""
     figure = _Figure(figsize=(_WIDTH, height), layout="constrained")
-    figure.suptitle(finding, fontsize=11, x=0.01, ha="left")
+    figure.title = figure.suptitle(finding, fontsize=11, x=0.01, ha="left")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 

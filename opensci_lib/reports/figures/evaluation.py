@@ -22,8 +22,7 @@ def score_differences(table: pd.DataFrame) -> Figure:
     tasks = list(table.groupby("task", sort=False))
     places = findings.score_rows(table)
     labels = list(dict.fromkeys(places.values()))
-    finding = f"{findings.equal_scores(table)} (diamonds: equal bit for bit)"
-    figure, [panels] = canvas(finding, 1.5 + 0.2 * len(labels), 1, len(tasks), sharey=True)
+    figure, [panels] = canvas(findings.equal_scores(table), 1.5 + 0.2 * len(labels), 1, len(tasks), sharey=True)
     for axes, (task, rows) in zip(panels, tasks, strict=True):
         for row in rows.to_dict("records"):
             place = labels.index(places[row["tf_version"], row["variant"]])

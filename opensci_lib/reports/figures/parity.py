@@ -82,7 +82,9 @@ def rope_difference(reference: Run, runs: list[Run], prompt: int) -> Figure:
         (run.tf_version, run.variant): findings.cosine_difference(reference.capture, run.capture, prompt)
         for run in runs
     }
-    unequal = [run for run in runs if not same_bits(*(each.capture[f"{prompt}.cos"] for each in (reference, run))).all()]
+    unequal = [
+        run for run in runs if not same_bits(*(each.capture[f"{prompt}.cos"] for each in (reference, run))).all()
+    ]
     columns = min(6, max(1, len(unequal)))
     rows = max(1, -(-len(unequal) // columns))
     finding, height = findings.largest_cosine_difference(differences), 1.0 + 1.5 * rows
