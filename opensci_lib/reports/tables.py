@@ -50,7 +50,7 @@ _COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "max_abs_diff": ("largest |Δlogit|", _digits(3)),
     "mean_abs_diff": ("mean |Δlogit|", _digits(3)),
     "max_kl": ("largest KL (nats)", _digits(3)),
-    "rope_max_abs_diff": ("largest |Δcos|, |Δsin|", _digits(3)),
+    "rope_max_abs_diff": ("largest |Δcos, Δsin|", _digits(3)),
     "top1_agreement": ("same top token", percent),
     "position": ("position (tokens)", _count),
     "top1_token": ("next token", _quoted),

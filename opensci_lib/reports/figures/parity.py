@@ -68,7 +68,7 @@ def logit_difference(positions: pd.DataFrame, prompt: int) -> Figure:
         counts = Counter(variant for _, variant in ours)
         names = {variant: f"{variant}, {count} release{'s' * (count > 1)}" for variant, count in counts.items()}
         handles = [Line2D([], [], color=COLOURS[variant], label=name) for variant, name in names.items()]
-        axes.legend(handles=handles, fontsize=8, loc="upper right")
+        axes.legend(handles=handles, fontsize=8, loc="center right")
         if frame.set_index(["tf_version", "variant"]).loc[ours, "bitwise_equal"].all():
             say_equal(axes)
     panels[0].set_ylim(-0.3 * smallest, 3 * largest)
