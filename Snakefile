@@ -280,7 +280,7 @@ rule evaluate:
     params:
         parameters(
             **THIS_MODEL,
-            **{key: config[key] for key in ("tasks", "num_fewshot", "limit", "batch_size", "dtype", "device")},
+            **{key: config[key] for key in ("tasks", "num_fewshot", "limit", "batch_size", "too_long", "dtype", "device")},
         ),
     resources:
         mem_mb=memory(3000, 1.6),

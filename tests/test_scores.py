@@ -379,6 +379,7 @@ def test_one_bit_of_one_token_is_a_difference(reference, tmp_path):
         ({"batch_size": 4}, "batch_size 4 instead of 8"),
         ({"batch_size_used": {"facts": 4}}, "batch_size_used {'facts': 4} instead of None"),
         ({"limit": 100}, "limit 100 instead of None"),
+        ({"too_long": "skip"}, "too_long skip instead of None"),
         ({"model": "org/name"}, "model org/name instead of miniature"),
         ({"revision": "main"}, "revision main instead of None"),
         ({"commit": "abc"}, "commit abc instead of None"),
@@ -392,6 +393,24 @@ def test_one_bit_of_one_token_is_a_difference(reference, tmp_path):
 def test_other_settings_are_told(reference, tmp_path, other, settings):
     table = scores.score_table(reference, [write(tmp_path, "5.2.0/fixed", **other)])
     assert table["settings"].tolist() == [settings, settings]
+
+
+def test_items_longer_than_the_context_are_told(reference, tmp_path):
+    both = {"facts": 2, "recall": 1}
+    runs = [
+        reference,  # of an earlier version, which tells nothing
+        write(tmp_path, "5.2.0/fixed", too_long="refuse", items_too_long={}),
+        write(tmp_path, "5.2.0/minimal", too_long="skip", items_too_long=both),
+        write(tmp_path, "5.10.0/fixed", too_long="skip", items_too_long={"facts": 2}),
+        write(tmp_path, "5.10.0/minimal", too_long="truncate", items_too_long={"facts": 2}),
+    ]
+    long = "that are longer than the model's context"
+    assert scores.too_long(runs) == [
+        f"Items of facts {long} were left out: 2, in 2 of 5 runs.",
+        f"Items of recall {long} were left out: 1, in 1 of 5 runs.",
+        f"Items of facts {long} lost their beginning: 2, in 1 of 5 runs.",
+    ]
+    assert scores.too_long(runs[:2]) == []
 
 
 def rows(run, facts=None, recall=None, settings=""):

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from opensci_lib.errors import OpensciError
-from opensci_lib.runs import find
+from opensci_lib.runs import find, trace
 from opensci_lib.runs.capture import Capture
 from opensci_lib.runs.logits import COMPARED, ROWS, abs_diff, compare_rows, joined, same_bits
 
@@ -39,7 +39,15 @@ _STAGES = {
     "lm_head": "the logits",
 }
 
-#: What `verdict` says of a run that is its reference in all that was compared.
+#: What must be the same for equal bits, besides the folder, and where `run.json` has it.
+_CONDITIONS = (
+    ("settings", "dtype"),
+    ("settings", "device"),
+    ("settings", "attn_implementation"),
+    ("versions", "torch"),
+)
+
+#: How `verdict` begins for a run that is its reference in all that was compared.
 EQUAL = "equal to the reference, bit for bit"
 _NO_NUMBERS = {"bitwise_equal": False, "inv_freq_equal": False}  # the other columns of a run that failed are empty
 
@@ -190,7 +198,7 @@ def _summary(reference: Run, run: Run, prompt: int, positions: pd.DataFrame) -> 
         "inv_freq_equal": _equal_bits(reference, run, f"{prompt}.inv_freq"),
         **_top_tokens(run, prompt),
         "completion": run.record["completions"][prompt],
-        "verdict": _difference(reference, run, prompt, positions) or EQUAL,
+        "verdict": _difference(reference, run, prompt, positions) or _equality(reference, run, prompt),
     }
 
 
@@ -223,7 +231,18 @@ def layer_of(stage: str) -> int | None:
 
 def verdict(reference: Run, run: Run, prompt: int) -> str:
     """Say in a sentence whether `run` equals `reference` on a prompt and, if not, what explains it."""
-    return difference(reference, run, prompt) or EQUAL
+    return difference(reference, run, prompt) or _equality(reference, run, prompt)
+
+
+def _equality(reference: Run, run: Run, prompt: int) -> str:
+    """Say of equal runs whether they were bound to be: whether they asked torch for the same operations."""
+    name = f"{prompt}.trace"
+    if name not in reference.capture or name not in run.capture:
+        return EQUAL
+    right, found = (trace.decoded(each.capture[name].tobytes()) for each in (reference, run))
+    if first := trace.compare(right, found):
+        return f"{EQUAL}, on this machine, by other operations: {first}"
+    return f"{EQUAL}, and in operations: equal wherever torch is the same"
 
 
 def difference(reference: Run, run: Run, prompt: int) -> str | None:
@@ -285,8 +304,10 @@ def _causes(reference: Run, run: Run, prompt: int) -> list[str]:
         )
     if not _equal_bits(reference, run, f"{prompt}.inv_freq"):
         causes.append(_inv_freq(*(_numbers(each.capture[f"{prompt}.inv_freq"]) for each in (run, reference))))
-    if run.record["settings"]["dtype"] != reference.record["settings"]["dtype"]:
-        causes.append(f"it ran in {run.record['settings']['dtype']}")
+    for part, name in _CONDITIONS:
+        ours, right = (each.record[part].get(name) for each in (run, reference))
+        if ours != right:
+            causes.append(f"its {name} is {ours}, the reference's {right}")
     return causes or ["weights and inv_freq are right, so the computation differs"]
 
 

@@ -26,7 +26,7 @@ _UNITS = {ACCURACY: ("points", 100), NATS: ("nats", 1)}
 KEY = ["task", "metric", "doc_id", "text"]
 #: What may change numbers besides release and variant, as `eval.json` names it.
 SETTINGS = ("dtype", "model_dtype", "attn_implementation", "device", "batch_size", "batch_size_used", "limit")
-SETTINGS += ("model", "revision", "commit", "torch", "lm-eval")
+SETTINGS += ("too_long", "model", "revision", "commit", "torch", "lm-eval")
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,18 @@ def not_evaluated(folder: Path) -> list[str]:
     names = [name for name in computed if name not in evaluations]
     failed = [f"The evaluation of {name} failed: {run.error}" for name, run in evaluations.items() if run.error]
     return [*([f"Not evaluated: {', '.join(names)}."] if names else []), *failed]
+
+
+def too_long(runs: list[Evaluation]) -> list[str]:
+    """Say in sentences which tasks hold items longer than the model's context, and what became of them."""
+    runs_of: dict[str, int] = {}
+    for run in runs:
+        record = run.results["run"]
+        for task, count in record.get("items_too_long", {}).items():
+            became = {"truncate": "lost their beginning", "skip": "were left out"}[record["too_long"]]
+            what = f"Items of {task} that are longer than the model's context {became}: {count}"
+            runs_of[what] = runs_of.get(what, 0) + 1
+    return [f"{what}, in {count} of {len(runs)} runs." for what, count in runs_of.items()]
 
 
 def _run(path: Path) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 # Okabe and Ito (2008), a palette that colour-blind readers can tell apart.
-COLOURS = {"original": "#000000", "minimal": "#D55E00", "fixed": "#0072B2"}
+COLOURS = {"original": "#000000", "minimal": "#D55E00", "fixed": "#0072B2", "left": "#000000", "right": "#0072B2"}
 EQUAL, DIFFERENT = "#0072B2", "#D55E00"
 GREY, LIGHT_GREY = "#999999", "#DDDDDD"
 _WIDTH, _DPI = 9.0, 200  # inches, the width of a report's column; and dots an inch, enough for a phone's fine screen
@@ -37,7 +37,7 @@ class _Figure(Figure):
         data = base64.b64encode(picture.getvalue()).decode()
         return (
             f"<figure><figcaption>{escape(finding)}</figcaption>"
-            f'<div class="scroll"><img alt="{escape(alt)}" src="data:image/png;base64,{data}"></div></figure>'
+            f'<div class="scroll"><img width="{100 * _WIDTH:.0f}" alt="{escape(alt)}" src="data:image/png;base64,{data}"></div></figure>'
         )
 
 
