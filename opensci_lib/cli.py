@@ -286,11 +286,12 @@ def doctor() -> None:
 
 @main.command(epilog="Example: opensci index --output_dir outputs/miniature")
 @click.option("--output_dir", required=True, type=click.Path(), help="A model's folder of results, outputs/<model>.")
-def index(output_dir: str) -> None:
+@click.option("--title", help="What the page is headed with; default: the folder's name.")
+def index(output_dir: str, title: str | None) -> None:
     """Write the page that links a model's reports, notebooks and data."""
     from opensci_lib.reports.index import index
 
-    click.echo(index(output_dir))
+    click.echo(index(output_dir, title))
 
 
 @main.group()
