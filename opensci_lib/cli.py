@@ -72,6 +72,7 @@ def download(model: str | None, revision: str | None, local_dir: str | None, tas
 @click.option("--diff", is_flag=True, help="Print what would change and write nothing.")
 @click.option("--check", is_flag=True, help="Write nothing; exit with 1 if something would change.")
 @click.option("--force", is_flag=True, help="Apply the other rules where one refuses; it may be silently wrong then.")
+@click.option("--code_from", help="A folder or Hub id whose code completes a folder without, such as a merge.")
 @click.option("--list", "list_rules", is_flag=True, help="List the rules.")
 def hotfix(
     src_dir: str | None,
@@ -80,11 +81,12 @@ def hotfix(
     diff: bool,
     check: bool,
     force: bool,
+    code_from: str | None,
     list_rules: bool,
 ) -> None:
     """Write a copy of a model folder that loads and computes right on every transformers release."""
     from opensci_lib.hotfix import all_rules, hotfix
-    from opensci_lib.model_folder import read_config
+    from opensci_lib.model_folder import read_config, tied_twice
 
     if list_rules:
         for rule in all_rules():
@@ -96,7 +98,7 @@ def hotfix(
     chosen = [word.strip() for word in rules.split(",")] if rules else None
     if src_dir == str(MODEL):
         dst_dir = dst_dir or "miniature_fixed"  # not in the package
-    outcome = hotfix(src_dir, dst_dir, rules=chosen, dry_run=diff or check, force=force)
+    outcome = hotfix(src_dir, dst_dir, rules=chosen, dry_run=diff or check, force=force, code_from=code_from)
     if diff:
         click.echo(outcome.diff, nl=False)
     if check:
@@ -105,8 +107,8 @@ def hotfix(
         return
     for rule, file in outcome.applied.items():
         click.echo(f"{rule}: {file}")
-    if outcome.left_out:
-        click.echo(outcome.left_out)
+    for said in filter(None, (outcome.left_out, tied_twice(Path(outcome.dst_dir)))):
+        click.echo(said)
     counts = ", ".join(f"{count} files {how}" for how, count in outcome.files.items())
     click.echo(f"{outcome.dst_dir}: " + (f"written ({counts})" if outcome.written else "up to date, nothing written"))
     config = read_config(Path(outcome.dst_dir))

@@ -40,6 +40,7 @@ _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 _LONGEST = {".py": 2**20, ".json": 2**23}
 #: What transformers reads in `auto_map`: "modeling_opensci.OpensciModel", a file that lies in the folder itself.
 _REFERENCE = re.compile(r"(\w[\w-]*)\.(\w+)")
+_ROWS = 4096  # of a matrix that are compared at once
 _SHARD = re.compile(r"[^./\0][^/\0]*\.safetensors")
 
 
@@ -56,7 +57,10 @@ def check_model_folder(path: Path | str, tokenizer: bool = True) -> Path:
     config = read_config(folder)
     for file in code_files(folder, config):
         if not _is_there(file):
-            raise OpensciError(f"{folder} has no {file.name}, which its config.json or code names: download it.")
+            raise OpensciError(
+                f"{folder} has no {file.name}, which its config.json or code names: download it, or give a folder or "
+                "Hub id that has it to `opensci hotfix --code_from`."
+            )
     _check_weights(folder)
     if tokenizer and not any(_is_there(folder / name) for name in _TOKENIZERS):
         raise OpensciError(f"{folder} has no tokenizer ({' or '.join(_TOKENIZERS)}): download the model again.")
@@ -108,10 +112,13 @@ def classes(folder: Path, config: dict[str, Any]) -> dict[Path, list[str]]:
     found: dict[Path, list[str]] = {}
     for key, value in auto_map.items():
         for reference in value if isinstance(value, list) else [value]:
-            # null stands for a tokenizer that there is not, "owner/name--module.Class" for another repository's code
-            if reference is None or (isinstance(reference, str) and "--" in reference):
+            if reference is None:  # a tokenizer that there is not
                 continue
-            named = _REFERENCE.fullmatch(reference) if isinstance(reference, str) else None
+            # "owner/name--module.Class" stands for another repository's code, unless it lies here too
+            _, mark, local = reference.rpartition("--") if isinstance(reference, str) else ("", "", "")
+            named = _REFERENCE.fullmatch(local)
+            if mark and not (named and os.path.lexists(folder / f"{named[1]}.py")):
+                continue
             if named is None:
                 raise OpensciError(
                     f"{folder}/config.json: auto_map.{key} names {json.dumps(reference)[:100]}, which is no class in "
@@ -119,6 +126,59 @@ def classes(folder: Path, config: dict[str, Any]) -> dict[Path, list[str]]:
                 )
             found.setdefault(folder / f"{named[1]}.py", []).append(named[2])
     return found
+
+
+def foreign_code(folder: Path, config: dict[str, Any]) -> dict[str, list[str]]:
+    """Return the files of code that `auto_map` takes from other repositories and that are not here, by repository."""
+    found: dict[str, list[str]] = {}
+    for value in config.get("auto_map", {}).values():
+        for reference in value if isinstance(value, list) else [value]:
+            repository, mark, local = (reference or "").rpartition("--")
+            file = f"{local.partition('.')[0]}.py"
+            if mark and not (folder / file).exists() and file not in found.setdefault(repository, []):
+                found[repository].append(file)
+    return {repository: names for repository, names in found.items() if names}
+
+
+def add_code(source: Path, folder: Path) -> None:
+    """Copy the Python files of one folder to another that lacks them."""
+    for file in sorted(source.glob("*.py")):
+        if belongs(file) and not os.path.lexists(folder / file.name):
+            shutil.copyfile(file, folder / file.name)
+
+
+def tied_twice(folder: Path) -> str | None:
+    """Say in a sentence what is ambiguous where tied embeddings are stored twice; None where they are not.
+
+    The two are compared some rows at a time. Releases up to 4.57 tie them whatever the checkpoint holds; later ones
+    take a head that is stored, and 5.0 to 5.2 leave an equal one untied.
+    """
+    if not read_config(folder).get("tie_word_embeddings", True):
+        return None
+    places: dict[str, tuple[Path, str]] = {}
+    for shard in sorted(folder.glob("*.safetensors")):
+        with safe_open(shard, framework="np") as file:
+            for name in file.keys():  # noqa: SIM118  a safetensors file is no dictionary
+                places[name.removesuffix(".weight").rpartition(".")[2]] = shard, name
+    if not {"lm_head", "embed_tokens"} <= places.keys():
+        return None
+    (first, head), (second, words) = places["lm_head"], places["embed_tokens"]
+    with safe_open(first, framework="np") as one, safe_open(second, framework="np") as other:
+        ours, theirs = one.get_slice(head), other.get_slice(words)
+        count = ours.get_shape()[0]
+        pieces = [(start, min(start + _ROWS, count)) for start in range(0, count, _ROWS)]
+        equal = ours.get_shape() == theirs.get_shape() and all(
+            ours[start:stop].tobytes() == theirs[start:stop].tobytes() for start, stop in pieces
+        )
+    if equal:
+        return (
+            f"{folder} stores {head} beside {words}, to which config.json ties it. They are equal, and 5.0 to 5.2 "
+            "leave them untied: remove it from the checkpoint, or set tie_word_embeddings to false if that is meant."
+        )
+    return (
+        f"{folder} stores another {head} than {words}, to which config.json ties it: 4.x takes the embeddings, "
+        "5.x with the head. Set tie_word_embeddings to false for the head, or remove it for the embeddings."
+    )
 
 
 def belongs(file: Path) -> bool:

@@ -20,7 +20,7 @@ from opensci_lib.hotfix.rules import RULES
 from opensci_lib.hotfix.settings import Settings
 from opensci_lib.hotfix.source import Source, UnrecognisedError, parse
 from opensci_lib.limits import within_limits
-from opensci_lib.model_folder import classes, code_files, read_config, read_settings, read_text
+from opensci_lib.model_folder import classes, code_files, foreign_code, read_config, read_settings, read_text
 
 Parsed = TypeVar("Parsed")
 
@@ -111,6 +111,11 @@ def _places(folder: Path, config: dict[str, Any]) -> dict[str, list[Path]]:
         if key in auto_map
     }
     if not first.get("AutoModelForCausalLM"):
+        for repository, names in foreign_code(folder, config).items():
+            raise OpensciError(
+                f"{folder}/config.json takes its code from {repository}, but lacks {' and '.join(names)} of it: "
+                f"put them into the folder, or let `--code_from {repository}` do it."
+            )
         raise OpensciError(
             f"{folder}/config.json names no modelling file (auto_map.AutoModelForCausalLM): "
             "a model without code of its own needs no hotfix."

@@ -632,3 +632,54 @@ def test_force_changes_nothing_where_nothing_is_refused(source):
     fixed = Path(hotfix(source, force=True).dst_dir)
     assert "forced" not in json.loads((fixed / "hotfix.json").read_text())
     assert not hotfix(source).written
+
+
+# Code that is elsewhere
+
+
+def without_code(source: Path) -> Path:
+    """Return a copy of a folder without its modelling file, as a merge leaves it."""
+    merged = source.with_name("merged")
+    shutil.copytree(source, merged)
+    (merged / "modeling_tiny.py").unlink()
+    return merged
+
+
+def test_a_merge_is_completed_with_the_code_of_another_folder(source):
+    merged = without_code(source)
+    check_refused(merged, "modeling_tiny.py", "--code_from")
+    before = contents(merged)
+    outcome = hotfix(merged, code_from=str(source))
+    fixed = Path(outcome.dst_dir)
+    assert (fixed, outcome.src_dir) == (merged.with_name("merged_fixed"), str(merged))
+    same = Path(hotfix(source).dst_dir)
+    assert contents(fixed).keys() == contents(same).keys()
+    assert all(contents(fixed)[name] == contents(same)[name] for name in contents(same) if name != "hotfix.json")
+    assert json.loads((fixed / "hotfix.json").read_text())["code"] == {str(source): None}
+    assert contents(merged) == before
+    assert not hotfix(merged, code_from=str(source)).written
+    assert others(merged) == {"merged_fixed", "tiny", "tiny_fixed"}
+
+
+def naming_the_hub(source: Path) -> None:
+    config = (source / "config.json").read_text()
+    for name in ("configuration_tiny", "modeling_tiny"):
+        config = config.replace(f'"{name}.', f'"org/base--{name}.')
+    (source / "config.json").write_text(config)
+
+
+def test_code_beside_the_weights_is_taken_instead_of_the_hub_s(source):
+    expected = contents(Path(hotfix(source, source.with_name("expected")).dst_dir))
+    naming_the_hub(source)
+    fixed = contents(Path(hotfix(source).dst_dir))
+    assert fixed["config.json"] == expected["config.json"]
+    assert fixed["modeling_tiny.py"] == expected["modeling_tiny.py"]
+
+
+def test_code_of_the_hub_that_is_not_here_is_asked_for(source):
+    naming_the_hub(source)
+    for name in ("configuration_tiny.py", "modeling_tiny.py"):
+        (source / name).rename(source.with_name(name))
+    check_refused(source, "org/base", "configuration_tiny.py and modeling_tiny.py", "--code_from org/base")
+    outcome = hotfix(source, code_from=str(source.parent))
+    assert "org/base" not in (Path(outcome.dst_dir) / "config.json").read_text()

@@ -16,6 +16,7 @@ from opensci_lib.hotfix.rules import (
     causal_mask,
     checkpoint_layers,
     init_weights,
+    local_code,
     loss_kwargs,
     mask_device,
     model_input_names,
@@ -44,6 +45,7 @@ RULES: tuple[Rule, ...] = (
     causal_mask.RULE,  # imports below the others, as checkpoint-layers and loss-kwargs do
     checkpoint_layers.RULE,
     init_weights.RULE,
+    local_code.RULE,
     loss_kwargs.RULE,
     mask_device.RULE,
     model_input_names.RULE,
