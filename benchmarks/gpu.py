@@ -5,8 +5,8 @@
 The folder as published on 4.48.0 and the fixed one on six releases, each a process of its own, with layers of the
 1.7 B model and random weights, in float32 and bfloat16: a prompt of 4,096 tokens, a batch of eight left-padded rows,
 and decoding after the prompt. Bits and kernels are compared with those of the folder as published. Without a network,
-give uv the wheels: UV_FIND_LINKS=FOLDER UV_OFFLINE=1. It was written without a GPU and has not been run on one; with
-`--device cpu --layers 1 --positions 64` it shows on a CPU that it works.
+give uv the wheels: UV_FIND_LINKS=FOLDER UV_OFFLINE=1. It was written without a GPU and has not been run: try it first
+on a CPU, with `--device cpu --layers 1 --positions 64`.
 """
 
 from __future__ import annotations
