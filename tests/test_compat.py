@@ -302,12 +302,20 @@ def test_any_change_of_code_changes_its_digest(tmp_path):
 # ---------------------------------------------------------------- in kernels
 
 
+#: What a release between the two whose checks are all made asks for in another way than both.
+ASKED = [
+    "kernels: forward",
+    "kernels: grouped heads: forward, decoding, training",
+    "kernels: 4,096 and 16,384 tokens learned without a tensor of positions times positions",
+]
+ALL, BASIC = {}, {"basic": True}
 #: Which states of the miniature are put to which checks, by release.
 STATES = {
-    "4.48.0": {"fixed": "all"},
-    "5.0.0": {"minimal": "basic"},
-    "5.12.1": {"original": "basic", "minimal": "basic"},
-    "5.23.0": {"fixed": "all"},
+    "4.48.0": {"fixed": ALL},
+    "4.57.6": {"minimal": {"features": ASKED}, "fixed": {"features": ASKED}},
+    "5.0.0": {"minimal": BASIC},
+    "5.12.1": {"original": BASIC, "minimal": BASIC},
+    "5.23.0": {"fixed": ALL},
 }
 
 #: For each rule a release and a check that fails without the rule, and words of the error.
@@ -400,7 +408,7 @@ def checked(variant_folder, folders_without, right, tmp_path_factory):
     def start(tf_version: str) -> dict[str, dict[str, dict]]:
         needed = {rule: feature for rule, (release, feature, _) in NEEDED.items() if release == tf_version}
         states = STATES.get(tf_version, {})
-        jobs = {name: (variant_folder(name), {"basic": kind == "basic"}) for name, kind in states.items()}
+        jobs = {name: (variant_folder(name), options) for name, options in states.items()}
         if "fixed" not in jobs:
             jobs["fixed"] = (variant_folder("fixed"), {"features": sorted(set(needed.values()))})
         jobs |= {without(rule): (folders_without[rule], {"features": [feature]}) for rule, feature in needed.items()}
@@ -467,6 +475,18 @@ def test_the_unmodified_folder_fails_where_it_does_not_load(checked):
     assert len(rows) == 7
     assert {row["result"] for row in rows.values()} == {compat.FAILS}
     assert all("LossKwargs" in row["error"] for row in rows.values())
+
+
+@pytest.mark.kernel
+def test_other_kernels_are_seen_and_cured(checked):
+    """The mask of positions that the model made up, grouped heads; a native model asks for the same, to no avail."""
+    rows = checked("4.57.6")
+    assert {name: row["result"] for name, row in rows["fixed"].items()} == dict.fromkeys(ASKED, compat.OK)
+    found = rows["minimal"]
+    assert {name: row["result"] for name, row in found.items()} == dict.fromkeys(ASKED[:2], compat.FAILS) | {
+        ASKED[2]: compat.OK
+    }
+    assert "enable_gqa True instead of False" in found[ASKED[1]]["error"]
 
 
 @pytest.mark.kernel
