@@ -3,7 +3,8 @@
     uv run python benchmarks/patches.py
 
 The locked releases are the newest of their series. This runs those between them too: the built-in model, fixed, one
-process a release, in an environment that is resolved on the spot and removed afterwards. Runs are kept in
+process a release. All share one environment, in which uv exchanges transformers and what it asks for: torch's
+bytecode is compiled once, which is most of what a fresh environment's first start takes. Runs are kept in
 `outputs/benchmarks/patches`, so that a call that is broken off goes on where it stopped. The table in
 `docs/patches.md` is `table` of the rows that are saved.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import tempfile
 from itertools import groupby
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from tqdm import tqdm
 from opensci_lib import kernels, project
 from opensci_lib.errors import OpensciError
 from opensci_lib.hotfix import hotfix
+from opensci_lib.kernels.uv import uv
 from opensci_lib.miniature import MODEL
 from opensci_lib.model_folder import appearing
 from opensci_lib.reports.compare import Run, difference
@@ -48,14 +51,16 @@ def main(releases: str | None) -> None:
     scratch = SCRATCH / "patches" / project.code_digest(project.PACKAGE / "hotfix")[:8]
     scratch.mkdir(parents=True, exist_ok=True)
     fixed = hotfix(MODEL, scratch / "fixed").dst_dir
-    reference = run(REFERENCE_RELEASE, MODEL, scratch / "reference")
     rows = []
-    for release in tqdm(chosen):
-        try:
-            outcome = compared(reference, run(release, Path(fixed), scratch / release))
-        except OpensciError as error:
-            outcome = str(error)
-        rows.append({"release": release, "locked": release in kernels.available(), "outcome": outcome})
+    with tempfile.TemporaryDirectory(prefix="opensci-patches-") as folder:
+        python = environment(Path(folder) / "environment")
+        reference = run(python, REFERENCE_RELEASE, MODEL, scratch / "reference")
+        for release in tqdm(chosen):
+            try:
+                outcome = compared(reference, run(python, release, Path(fixed), scratch / release))
+            except OpensciError as error:
+                outcome = error.message
+            rows.append({"release": release, "locked": release in kernels.available(), "outcome": outcome})
     unequal = [row for row in rows if row["outcome"] != EQUAL]
     save("patches", rows, [at_most(0, "releases that are not equal to the reference", len(unequal))], 1)
     print(table(rows))
@@ -67,26 +72,36 @@ EQUAL = "equal"
 
 def of_index() -> list[str]:
     """Return the releases that the index has, from the oldest to the newest locked one."""
-    uv = os.environ.get("UV", "uv")
-    command = [uv, "tool", "run", "pip", "index", "versions", "transformers"]
+    command = [os.environ.get("UV", "uv"), "tool", "run", "pip", "index", "versions", "transformers"]
     said = subprocess.run(command, cwd=SCRATCH.parent, capture_output=True, text=True, check=True).stdout
     first, last = (as_numbers(kernels.available()[end]) for end in (0, -1))
     found = re.findall(r"\b\d+\.\d+\.\d+\b", said.partition("Available versions:")[2])
     return [release for release in ascending(found) if first <= as_numbers(release) <= last]
 
 
-def run(release: str, model: Path, output: Path) -> Run:
-    """Run a model under a release, unless that was done; an environment that was not there goes again."""
+def environment(folder: Path) -> str:
+    """Make an environment with this library, still without transformers, and return its interpreter."""
+    python = str(folder / "bin" / "python")
+    uv("Making an environment", "venv", "--python", kernels.PYTHON, str(folder))
+    uv("Making an environment", "pip", "install", "--python", python, "--no-deps", "--editable", str(project.ROOT))
+    return python
+
+
+def run(python: str, release: str, model: Path, output: Path) -> Run:
+    """Run a model under a release, unless that was done."""
     if not output.exists():
-        there = release in kernels.installed()
-        try:
-            with appearing(output) as partial:
-                done = kernels.run(release, "-c", _PROBE, model, partial, capture_output=True, text=True)
-                if done.returncode:
-                    raise OpensciError(done.stderr.strip().splitlines()[-1])
-        finally:
-            if not there and release in kernels.installed():
-                kernels.remove(release)
+        packages = ["-r", str(project.PYPROJECT), "--extra", "kernel", f"transformers=={release}"]
+        uv(f"Installing transformers {release}", "pip", "install", "--python", python, *packages)
+        with appearing(output) as partial, tempfile.TemporaryDirectory(prefix="opensci-") as modules:
+            done = subprocess.run(
+                [python, "-c", _PROBE, model, partial],
+                env={**os.environ, **kernels.ENVIRONMENT, "HF_MODULES_CACHE": modules, "HF_HUB_OFFLINE": "1"},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if done.returncode:
+                raise OpensciError(done.stderr.strip().splitlines()[-1])
     return Run(output)
 
 
