@@ -9,20 +9,12 @@ from pathlib import Path
 
 from opensci_lib import kernels
 from opensci_lib.errors import OpensciError
-from opensci_lib.hotfix import all_rules
+from opensci_lib.hotfix import rules_that_know
 from opensci_lib.model_folder import check_model_folder
 from opensci_lib.reports.compare import Run, difference
+from opensci_lib.runs.probe import probe
 
 PROMPT = "The capital of France is a city on a river, and the people who live there say that it is old."
-
-_PROBE = """
-import sys
-from opensci_lib.generate import generate
-
-folder, output, prompt = sys.argv[1:]
-run = generate(folder, [prompt], max_new_tokens=1, capture_path=f"{output}/capture.safetensors")
-run.save(f"{output}/run.json", variant="as it is")
-"""
 
 
 @dataclass(frozen=True)
@@ -91,8 +83,7 @@ def bisect(
                 low = middle
             else:
                 high, what = middle, found
-    rules = tuple(rule.id for rule in all_rules() if any(sign in what for sign in rule.signs))
-    return Bisection(span[low], span[high], what, rules)
+    return Bisection(span[low], span[high], what, rules_that_know(what))
 
 
 def _difference(reference: Run, run: Run) -> str | None:
@@ -104,11 +95,7 @@ def _difference(reference: Run, run: Run) -> str | None:
 
 
 def _probe(folder: Path, release: str, prompt: str, scratch: Path) -> Run | str:
-    """Run the folder under a release; return the run, or the last line of what it said when it failed."""
+    """Run the folder under a release; return the run, or what it said when it failed."""
     output = scratch / release
     output.mkdir()
-    result = kernels.run(release, "-c", _PROBE, folder, output, prompt, capture_output=True, text=True)
-    if result.returncode == 0:
-        return Run(output)
-    said = result.stderr.strip().splitlines() or [f"exit status {result.returncode}"]
-    return said[-1].removeprefix(f"{OpensciError.__module__}.{OpensciError.__name__}: ")
+    return probe(folder, release, prompt, output) or Run(output)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,7 +33,7 @@ def main() -> None:
     """Run the open-sci-ref language models, bit for bit the same, on every transformers release."""
 
 
-@main.command()
+@main.command(epilog="Example: opensci download open-sci/open-sci-ref-v0.01-1.3b-c4-1T-4096 --local_dir model")
 @click.argument("model", required=False)
 @click.option("--revision", help="A branch, tag or commit on the Hub.")
 @click.option("--local_dir", type=click.Path(), help="Where to put it instead of the Hub's cache.")
@@ -57,7 +58,7 @@ def download(model: str | None, revision: str | None, local_dir: str | None, tas
     click.echo(f"{found.path}" + (f" (commit {found.commit})" if found.commit else ""))
 
 
-@main.command()
+@main.command(epilog="Example: opensci hotfix --src_dir model --diff")
 @click.option(
     "--src_dir",
     type=click.Path(),
@@ -68,9 +69,16 @@ def download(model: str | None, revision: str | None, local_dir: str | None, tas
 @click.option("--rules", help="Ids of the rules to apply, with commas; default: all.")
 @click.option("--diff", is_flag=True, help="Print what would change and write nothing.")
 @click.option("--check", is_flag=True, help="Write nothing; exit with 1 if something would change.")
+@click.option("--force", is_flag=True, help="Apply the other rules where one refuses; it may be silently wrong then.")
 @click.option("--list", "list_rules", is_flag=True, help="List the rules.")
 def hotfix(
-    src_dir: str | None, dst_dir: str | None, rules: str | None, diff: bool, check: bool, list_rules: bool
+    src_dir: str | None,
+    dst_dir: str | None,
+    rules: str | None,
+    diff: bool,
+    check: bool,
+    force: bool,
+    list_rules: bool,
 ) -> None:
     """Write a copy of a model folder that loads and computes right on every transformers release."""
     from opensci_lib.hotfix import all_rules, hotfix
@@ -86,7 +94,7 @@ def hotfix(
     chosen = [word.strip() for word in rules.split(",")] if rules else None
     if src_dir == str(MODEL):
         dst_dir = dst_dir or "miniature_fixed"  # not in the package
-    outcome = hotfix(src_dir, dst_dir, rules=chosen, dry_run=diff or check)
+    outcome = hotfix(src_dir, dst_dir, rules=chosen, dry_run=diff or check, force=force)
     if diff:
         click.echo(outcome.diff, nl=False)
     if check:
@@ -95,6 +103,8 @@ def hotfix(
         return
     for rule, file in outcome.applied.items():
         click.echo(f"{rule}: {file}")
+    if outcome.left_out:
+        click.echo(outcome.left_out)
     counts = ", ".join(f"{count} files {how}" for how, count in outcome.files.items())
     click.echo(f"{outcome.dst_dir}: " + (f"written ({counts})" if outcome.written else "up to date, nothing written"))
     config = read_config(Path(outcome.dst_dir))
@@ -106,7 +116,46 @@ def hotfix(
     )
 
 
-@main.command()
+@main.command(epilog="Example: opensci check --model_path model_fixed --tf_version 5.23.0")
+@_model_path
+@click.option("--tf_version", help="The transformers release; by default the one installed here.")
+@click.option("--dtype", default="float32", show_default=True, help="auto, float32, bfloat16 or float16.")
+@click.option("--attn_implementation", help="sdpa or eager; default: what the release chooses.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def check(
+    model_path: str, tf_version: str | None, dtype: str, attn_implementation: str | None, as_json: bool
+) -> None:
+    """Say whether a model folder is right under a release, without a reference; its own code is run.
+
+    Exits with 1 where a check finds a fault.
+    """
+    from opensci_lib.model_folder import announce
+
+    if tf_version is not None:
+        from opensci_lib import kernels
+
+        words = ["--model_path", model_path, "--dtype", dtype, *(["--json"] if as_json else [])]
+        words += ["--attn_implementation", attn_implementation] if attn_implementation else []
+        sys.exit(kernels.run(tf_version, "-m", "opensci_lib", "check", *words).returncode)
+    if find_spec("transformers") is None:
+        raise OpensciError("transformers is not installed in this environment: give a release with --tf_version.")
+
+    from importlib.metadata import version
+
+    from opensci_lib.check import check
+
+    click.echo(announce(model_path, f"transformers {version('transformers')}"), err=True)
+    report = check(model_path, dtype=dtype, attn_implementation=attn_implementation)
+    if as_json:
+        click.echo(json.dumps(report.as_json(), indent=2))
+    else:
+        for finding in report.findings:
+            known = f" (rule {', '.join(finding.rules)})" if finding.rules else ""
+            click.echo(f"{finding.check:12}{finding.fault or 'ok'}{known}")
+    sys.exit(not report.is_right)
+
+
+@main.command(epilog="Example: opensci bisect --model_path model --good 4.48.0 --bad 5.23.0")
 @_model_path
 @click.option("--good", help="A release that is right; default: the oldest with a lock file.")
 @click.option("--bad", help="A release that is wrong; default: the newest with a lock file.")
@@ -120,7 +169,7 @@ def bisect(model_path: str, good: str | None, bad: str | None) -> None:
     click.echo(f"Rules that know this: {', '.join(found.rules) or 'none'}")
 
 
-@main.command()
+@main.command(epilog="Example: opensci infer --model_path miniature --tf_version 5.23.0 --prompt 'The capital of'")
 @_model_path
 @click.option("--tf_version", help="The transformers release; by default the one installed here.")
 @click.option("--prompt", default="The capital of France is", show_default=True)
@@ -173,7 +222,18 @@ def infer(
     click.echo(run.completions[0])
 
 
-@main.command()
+@main.command(epilog="Example: opensci doctor")
+def doctor() -> None:
+    """Say what this machine has of what is needed; exit with 1 if uv, without which nothing is built, is missing."""
+    from opensci_lib.doctor import doctor
+
+    findings = doctor()
+    for finding in findings:
+        click.echo(f"{finding.what:13}{finding.found}" + (f"\n{'':13}→ {finding.cure}" if finding.cure else ""))
+    sys.exit(any(finding.what == "uv" and finding.cure for finding in findings))
+
+
+@main.command(epilog="Example: opensci index --output_dir outputs/miniature")
 @click.option("--output_dir", required=True, type=click.Path(), help="A model's folder of results, outputs/<model>.")
 def index(output_dir: str) -> None:
     """Write the page that links a model's reports, notebooks and data."""
@@ -187,7 +247,7 @@ def kernels() -> None:
     """Environments and Jupyter kernels, one for each transformers release."""
 
 
-@kernels.command()
+@kernels.command(epilog="Example: opensci kernels build 4.48.0 5.23.0 --layer evaluation")
 @click.argument("versions", metavar="VERSION...", nargs=-1, required=True)
 @click.option("--layer", help="Also install a layer: evaluation, for lm-evaluation-harness.")
 def build(versions: tuple[str, ...], layer: str | None) -> None:
@@ -198,7 +258,7 @@ def build(versions: tuple[str, ...], layer: str | None) -> None:
         click.echo(kernels.build(version, layer))
 
 
-@kernels.command("list")
+@kernels.command("list", epilog="Example: opensci kernels list")
 def list_kernels() -> None:
     """List the releases that have a lock file, and those whose environment is built."""
     from opensci_lib import kernels
@@ -211,7 +271,7 @@ def list_kernels() -> None:
             click.echo(f"{version} built, without a lock file")
 
 
-@kernels.command()
+@kernels.command(epilog="Example: opensci kernels remove 4.49.0")
 @click.argument("versions", metavar="VERSION...", nargs=-1, required=True)
 def remove(versions: tuple[str, ...]) -> None:
     """Delete the environments and kernels of these releases; their lock files stay."""
@@ -221,7 +281,7 @@ def remove(versions: tuple[str, ...]) -> None:
         kernels.remove(version)
 
 
-@kernels.command()
+@kernels.command(epilog="Example: opensci kernels lock 5.24.0")
 @click.argument("versions", metavar="VERSION...", nargs=-1, required=True)
 def lock(versions: tuple[str, ...]) -> None:
     """Resolve and write the lock files of these releases, also of new ones."""

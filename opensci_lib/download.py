@@ -11,11 +11,21 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
 from tqdm import tqdm
 
 from opensci_lib.errors import OpensciError
 from opensci_lib.miniature import MODEL
-from opensci_lib.model_folder import DOWNLOAD_RECORD, appearing, check_model_folder, files, link, write_json
+from opensci_lib.model_folder import (
+    DOWNLOAD_RECORD,
+    alone,
+    appearing,
+    check_model_folder,
+    files,
+    left_out,
+    link,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
@@ -97,9 +107,11 @@ def _recorded(place: Path) -> Download | None:
 def _placed(source: Path, target: Path, put: Callable[[Path, Path], object]) -> Path:
     """Put what belongs to a model folder that is whole at `target` too, in place of what is there."""
     check_model_folder(source)
-    with appearing(target) as partial:
+    with alone(target), appearing(target) as partial:
         for file in files(source):
             put(file, partial / file.name)
+    if others := left_out(source):
+        click.echo(others, err=True)
     return target
 
 

@@ -1,21 +1,26 @@
 """A model folder on disk: whether it is whole, and how to put its files elsewhere without copying weights.
 
-Nothing here imports or runs what a folder holds.
+A folder may come from anyone. Nothing here imports or runs what it holds, and only regular files are read that lie in
+it, or that the links of a Hub cache lead to within that cache.
 """
 
 from __future__ import annotations
 
 import errno
+import glob
 import json
 import os
+import re
 import secrets
 import shutil
+import stat
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 
 from opensci_lib.errors import OpensciError
@@ -25,13 +30,21 @@ DOWNLOAD_RECORD = "download.json"
 
 #: Weights in formats that run code when they are opened, or that transformers would not read.
 _LEFT_OUT = {".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf"}
+#: What ends the name of the sibling that holds what stood at a place before.
+_OLD = ".old"
 _FICLONE = 0x40049409  # of linux/fs.h
+_RELATIVE_IMPORT = re.compile(r"^\s*from\s+\.(\w+)\s+import", re.MULTILINE)
 _WEIGHTS = "model.safetensors"
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+#: The most bytes of a text that are read; transformers' own longest modelling file has a third of a million.
+_LONGEST = {".py": 2**20, ".json": 2**23}
+#: What transformers reads in `auto_map`: "modeling_opensci.OpensciModel", a file that lies in the folder itself.
+_REFERENCE = re.compile(r"(\w[\w-]*)\.(\w+)")
+_SHARD = re.compile(r"[^./\0][^/\0]*\.safetensors")
 
 
-def check_model_folder(path: Path | str) -> Path:
-    """Return `path`, absolute, if it holds a whole model: configuration, code, weights and tokenizer.
+def check_model_folder(path: Path | str, tokenizer: bool = True) -> Path:
+    """Return `path`, absolute, if it holds a whole model: configuration, code, weights and, if asked for, tokenizer.
 
     Weights are judged by their safetensors headers, so the check takes no longer for larger models.
 
@@ -42,10 +55,10 @@ def check_model_folder(path: Path | str) -> Path:
     folder = Path(path).absolute()
     config = read_config(folder)
     for file in code_files(folder, config):
-        if not file.is_file():
-            raise OpensciError(f"{folder} has no {file.name}, which its config.json names: download it again.")
+        if not _is_there(file):
+            raise OpensciError(f"{folder} has no {file.name}, which its config.json or code names: download it.")
     _check_weights(folder)
-    if not any((folder / name).exists() for name in _TOKENIZERS):
+    if tokenizer and not any(_is_there(folder / name) for name in _TOKENIZERS):
         raise OpensciError(f"{folder} has no tokenizer ({' or '.join(_TOKENIZERS)}): download the model again.")
     return folder
 
@@ -54,56 +67,165 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Return the folder's config.json, or raise the OpensciError that says why it can't be read."""
     if not folder.is_dir():
         raise OpensciError(f"{folder} is not a folder: give the folder of a model.")
-    if not (folder / "config.json").exists():
+    if not _is_there(folder / "config.json"):
         raise OpensciError(f"{folder} is no model folder: it has no config.json.")
-    return read_json(folder / "config.json")
+    return read_settings(folder / "config.json")
+
+
+def announce(path: Path | str, where: str) -> str:
+    """Say in a line which of a folder's Python files are about to be run, and where."""
+    folder = Path(path)
+    names = [file.name for file in code_files(folder, read_config(folder))]
+    return f"Running {', '.join(names)} of {folder} in {where}." if names else f"{folder} has no code of its own."
 
 
 def code_files(folder: Path, config: dict[str, Any]) -> list[Path]:
-    """Return the folder's Python files that `auto_map` in its config.json names, in its order."""
-    names: dict[str, None] = {}
-    for value in config.get("auto_map", {}).values():
-        for reference in value if isinstance(value, list) else [value]:
-            # "owner/name--module.Class" points to another repository's code
-            if reference and "--" not in reference:
-                names[reference.rpartition(".")[0] + ".py"] = None
+    """Return the folder's Python files that `auto_map` in its config.json reaches: those named, in its order, first.
+
+    The others are reached through relative imports, found as transformers finds them: by lines, without parsing.
+    """
+    names = dict.fromkeys(file.name for file in classes(folder, config))
+    waiting = list(names)
+    while waiting:
+        file = folder / waiting.pop(0)
+        text = read_text(file) if _is_there(file) else ""
+        found = [f"{module}.py" for module in _RELATIVE_IMPORT.findall(text)]
+        waiting += [name for name in dict.fromkeys(found) if name not in names]
+        names |= dict.fromkeys(found)
     return [folder / name for name in names]
+
+
+def classes(folder: Path, config: dict[str, Any]) -> dict[Path, list[str]]:
+    """Return the classes that `auto_map` in the folder's config.json names, by the Python file that holds them.
+
+    Raises:
+        OpensciError: when it does not have the form that transformers reads, or names what is not in the folder.
+
+    """
+    auto_map = config.get("auto_map", {})
+    if not isinstance(auto_map, dict):
+        raise OpensciError(f"{folder}/config.json: auto_map is no JSON object: download it again.")
+    found: dict[Path, list[str]] = {}
+    for key, value in auto_map.items():
+        for reference in value if isinstance(value, list) else [value]:
+            # null stands for a tokenizer that there is not, "owner/name--module.Class" for another repository's code
+            if reference is None or (isinstance(reference, str) and "--" in reference):
+                continue
+            named = _REFERENCE.fullmatch(reference) if isinstance(reference, str) else None
+            if named is None:
+                raise OpensciError(
+                    f"{folder}/config.json: auto_map.{key} names {json.dumps(reference)[:100]}, which is no class in "
+                    'a file of the folder, such as "modeling_opensci.OpensciModel": download it again.'
+                )
+            found.setdefault(folder / f"{named[1]}.py", []).append(named[2])
+    return found
+
+
+def belongs(file: Path) -> bool:
+    """Say whether a file is a regular one that lies in its folder, or where a Hub cache's link leads in that cache.
+
+    The cache: https://huggingface.co/docs/huggingface_hub/guides/manage-cache#how-does-caching-work
+    """
+    try:
+        folder, target = file.parent.resolve(strict=True), file.resolve(strict=True)
+        is_regular = stat.S_ISREG(target.stat().st_mode)
+    except (OSError, RuntimeError, ValueError):  # there is none, a link in a circle, a name that none can have
+        return False
+    places = [folder, folder.parents[1] / "blobs"] if folder.parent.name == "snapshots" else [folder]
+    return is_regular and target.parent in places
+
+
+def _is_there(file: Path) -> bool:
+    """Say whether there is a file, or raise the OpensciError that says why what is there is not read."""
+    if not os.path.lexists(file):
+        return False
+    if not belongs(file):
+        raise OpensciError(
+            f"{file} is no regular file that lies in the folder: put a copy in its place, or download it again."
+        )
+    return True
+
+
+def read_text(file: Path) -> str:
+    """Return the text of a Python or JSON file of a model folder, with its own line ends.
+
+    Raises:
+        OpensciError: when it is not there, does not belong to the folder, is too long, or is no UTF-8.
+
+    """
+    if not _is_there(file):
+        raise OpensciError(f"{file.parent} has no {file.name}: download the model again.")
+    longest = _LONGEST[file.suffix]
+    with file.open("rb") as content:
+        data = content.read(longest + 1)
+    if len(data) > longest:
+        raise OpensciError(f"{file} is longer than {longest >> 20} MiB, which no model needs: download it again.")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise OpensciError(f"{file} is not text in UTF-8: download the model again.") from error
+
+
+def read_settings(file: Path) -> dict[str, Any]:
+    """Return the JSON object in a file of a model folder, or raise the OpensciError that says where it is broken."""
+    return _object(file, read_text(file), _no_number)
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file, or raise the OpensciError that says where it is broken."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return _object(path, path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise OpensciError(f"{path} is not text in UTF-8: download the model again.") from error
+
+
+def _object(path: Path, text: str, constant: Callable[[str], Any] | None = None) -> dict[str, Any]:
+    try:
+        value = json.loads(text, parse_constant=constant)
     except json.JSONDecodeError as error:
         raise OpensciError(f"{path} is not valid JSON (line {error.lineno}: {error.msg}): fix it.") from error
     except RecursionError as error:
         raise OpensciError(f"{path} is nested too deeply to be read: download the model again.") from error
-    except UnicodeDecodeError as error:
-        raise OpensciError(f"{path} is not text in UTF-8: download the model again.") from error
+    except ValueError as error:
+        raise OpensciError(f"{path} holds a number that can't be read: download the model again.") from error
     if not isinstance(value, dict):
         raise OpensciError(f"{path} holds no JSON object: download the model again.")
     return value
+
+
+def _no_number(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def _check_weights(folder: Path) -> None:
     """Check the files that transformers reads the weights from: model.safetensors, or else what the index names."""
     index = folder / f"{_WEIGHTS}.index.json"
     named: dict[str, set[str]] = {}
-    for tensor, shard in (read_json(index).get("weight_map", {}) if index.exists() else {}).items():
+    has_index = _is_there(index)
+    for tensor, shard in _weight_map(index).items() if has_index else ():
         named.setdefault(shard, set()).add(tensor)
-    if not named or (folder / _WEIGHTS).exists():
+    if not named or os.path.lexists(folder / _WEIGHTS):
         named.setdefault(_WEIGHTS, set())
     for shard, tensors in sorted(named.items()):
         held = _tensors(folder / shard)
-        if index.exists() and held != tensors:
+        if has_index and held != tensors:
             raise OpensciError(
                 f"{folder / shard} and {index.name} disagree on {min(held ^ tensors)}: download the model again."
             )
 
 
+def _weight_map(index: Path) -> dict[str, str]:
+    """Return which file holds a tensor."""
+    weight_map = read_settings(index).get("weight_map", {})
+    shards = weight_map.values() if isinstance(weight_map, dict) else [None]
+    if not all(isinstance(shard, str) and _SHARD.fullmatch(shard) for shard in shards):
+        raise OpensciError(f"{index}: weight_map does not name files of the folder: download the model again.")
+    return weight_map
+
+
 def _tensors(path: Path) -> set[str]:
     """Return the names of a safetensors file's tensors, whose header must promise just the bytes that follow."""
-    if not path.exists():
+    if not _is_there(path):
         raise OpensciError(f"{path.name} is missing in {path.parent}: download the model again.")
     try:
         with safe_open(path, framework="np") as file:
@@ -117,11 +239,22 @@ def files(folder: Path) -> list[Path]:
     return sorted(
         file
         for file in folder.iterdir()
-        if file.is_file()
+        if file.name.isprintable()
         and not file.name.startswith(".")
         and file.suffix not in _LEFT_OUT
         and file.name != DOWNLOAD_RECORD
+        and belongs(file)
     )
+
+
+def left_out(folder: Path) -> str:
+    """Say what is in a model folder and not in a copy of it, hidden files and our own apart, or return "".
+
+    That is links out of the folder, what is no regular file, and weights that run code.
+    """
+    copied = {DOWNLOAD_RECORD, *(file.name for file in files(folder))}
+    names = sorted(path.name for path in folder.iterdir() if path.name not in copied and path.name[0] != ".")
+    return f"Left out, no regular files of the folder or not safe to open: {', '.join(names)}" if names else ""
 
 
 def states(files: list[Path]) -> list[list[Any]]:
@@ -166,16 +299,29 @@ def _hard_link(source: Path, target: Path) -> None:
 
 
 @contextmanager
+def alone(folder: Path) -> Generator[None]:
+    """Let no other process write `folder` while the block runs, and remove what dead ones had begun of it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        for left in folder.parent.glob(f"{glob.escape(_beside(folder))}*"):
+            if left.suffix == _OLD and not folder.exists():
+                left.rename(folder)  # what stood here when the process died that was about to replace it
+            else:
+                shutil.rmtree(left)
+        yield
+
+
+@contextmanager
 def appearing(folder: Path) -> Generator[Path]:
     """Yield a temporary sibling that becomes `folder` when the block ends well and vanishes when it does not.
 
     What stood at `folder` is replaced only then: it moves aside, and goes when the new one stands. A crash between
-    the two leaves both beside the place, whole and hidden.
+    the two leaves both beside the place, whole and hidden; the next `alone` puts the old one back.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    partial = folder.with_name(_beside(folder) + secrets.token_hex(4))
     partial.mkdir()
-    old = partial.with_name(f"{partial.name}.old")
+    old = partial.with_name(partial.name + _OLD)
     try:
         yield partial
         if folder.exists():
@@ -195,6 +341,11 @@ def follow_umask(path: Path) -> None:
     mask = os.umask(0o077)  # there is no way to ask without setting it
     os.umask(mask)
     path.chmod(0o666 & ~mask)
+
+
+def _beside(folder: Path) -> str:
+    """Return how the names of a folder's temporary siblings begin."""
+    return f".{folder.name}.partial-"
 
 
 def write_json(path: Path, value: Any) -> None:

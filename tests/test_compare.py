@@ -23,6 +23,7 @@ from opensci_lib.reports.compare import (
 )
 from opensci_lib.runs.capture import Capture, CaptureWriter
 from opensci_lib.runs.logits import COMPARED
+from opensci_lib.runs.trace import Operation, encoded
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -99,6 +100,29 @@ def make_run(tmp_path):
         return Run(tmp_path / name)
 
     return make
+
+
+def asked(**arguments) -> dict[str, np.ndarray]:
+    """Return the first prompt's trace, of one operation, as a capture holds it."""
+    return {"0.trace": np.frombuffer(encoded([Operation("aten.mm", arguments)]), np.uint8)}
+
+
+def test_of_equal_runs_it_is_said_whether_they_were_bound_to_be_equal(make_run):
+    reference = make_run(tensors=asked(self="float32[1]"))
+    same = make_run("5.0.0/fixed", asked(self="float32[1]"))
+    other = make_run("5.1.0/fixed", asked(self="float32[2]"))
+    unequal = make_run("5.1.0/minimal", asked(self="float32[2]") | changed("0.logits", 0, 5))
+    assert verdict(reference, same, 0) == f"{EQUAL}, and in operations: equal wherever torch is the same"
+    assert verdict(reference, other, 0) == (
+        f"{EQUAL}, on this machine, by other operations: "
+        "operation 1 of 1, aten.mm: self float32[2] instead of float32[1]"
+    )
+    assert verdict(reference, unequal, 0).startswith("parts from the reference")
+    assert verdict(reference, same, 1) == verdict(reference, make_run("5.2.0/fixed"), 0) == EQUAL
+    assert [difference(reference, run, 0) for run in (same, other)] == [None, None]
+    table, _ = parity(reference, [same, other])
+    assert table["verdict"][0] == verdict(reference, same, 0)
+    assert table["verdict"][2] == verdict(reference, other, 0)
 
 
 def changed(name, index, value):

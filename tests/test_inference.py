@@ -79,7 +79,7 @@ run.save(f"{output}/run.json", variant=variant)
 
 @pytest.fixture(scope="module")
 def as_published(variant_folder, tmp_path_factory):
-    """Return a function that runs a variant whose config.json says bfloat16, as the published ones' do."""
+    """Return a function that runs a variant as the published models are: bfloat16 in its config.json too."""
 
     @cache
     def start(tf_version: str, variant: str, dtype: str) -> Run:
@@ -94,7 +94,7 @@ def as_published(variant_folder, tmp_path_factory):
 
 @pytest.mark.parametrize("tf_version", ["4.57.6", "5.23.0"])
 def test_a_bfloat16_configuration(as_published, run, tf_version):
-    """Equal in its dtype, and in one that is asked for; between the two the dtype is the cause."""
+    """Equal in the configuration's dtype, and in one that is asked for; between the two the dtype is the cause."""
     reference, candidate = (as_published(*which, "auto") for which in (("4.48.0", "original"), (tf_version, "fixed")))
     assert candidate.record["settings"]["dtype"] == "bfloat16"
     exact, asked = run("4.48.0", "original"), as_published(tf_version, "fixed", "float32")

@@ -101,7 +101,7 @@ def test_what_is_missing_is_named(folder):
     (folder / "model.safetensors").unlink()
     assert refused(folder) == f"model.safetensors is missing in {folder}: download the model again."
     (folder / "modeling.py").unlink()
-    assert refused(folder) == f"{folder} has no modeling.py, which its config.json names: download it again."
+    assert refused(folder) == f"{folder} has no modeling.py, which its config.json or code names: download it."
     (folder / "config.json").unlink()
     assert refused(folder) == f"{folder} is no model folder: it has no config.json."
     assert refused(folder / "no") == f"{folder / 'no'} is not a folder: give the folder of a model."
@@ -239,7 +239,9 @@ def test_every_code_file_must_be_there(folder):
     auto_map = {"AutoConfig": "configuration.Config", "AutoModelForCausalLM": "modeling.Model"}
     for order in (auto_map, dict(reversed(auto_map.items()))):
         (folder / "config.json").write_text(json.dumps({"auto_map": order}))
-        assert refused(folder) == f"{folder} has no configuration.py, which its config.json names: download it again."
+        assert (
+            refused(folder) == f"{folder} has no configuration.py, which its config.json or code names: download it."
+        )
 
 
 def test_what_belongs_to_a_copy(folder):

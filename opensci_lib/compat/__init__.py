@@ -7,7 +7,6 @@ native decoders of the same release too: "unsupported by this release" is only w
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
@@ -21,6 +20,7 @@ from tqdm import tqdm
 from opensci_lib import project
 from opensci_lib.errors import OpensciError
 from opensci_lib.runs import VARIANTS, as_numbers
+from opensci_lib.scratch import scratch
 
 if TYPE_CHECKING:
     from opensci_lib.compat.case import Case
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 #: The modules of `features/`, in the order in which a matrix shows them.
 GROUPS = (
     "weights", "logits", "rope", "generation", "forward", "auto",
-    "saving", "training", "shapes", "attention", "messages", "tokenizer",
+    "saving", "training", "shapes", "attention", "kernels", "messages", "tokenizer",
 )  # fmt: skip
 OK, FAILS, UNSUPPORTED = "ok", "fails", "unsupported by this release"
 
@@ -106,9 +106,9 @@ def check(
     from opensci_lib.compat.case import Case, surroundings
 
     chosen = choose(all_features(), basic, features, compiled)
-    with tempfile.TemporaryDirectory(prefix="opensci-") as work, surroundings():
-        case = Case(Path(folder), Path(work) / "model", reference=Path(reference))
-        return judge(chosen, case, lambda: native.cases(Path(work)))
+    with scratch() as work, surroundings():
+        case = Case(Path(folder), work / "model", reference=Path(reference))
+        return judge(chosen, case, lambda: native.cases(work))
 
 
 def choose(

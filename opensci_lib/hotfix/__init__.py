@@ -6,20 +6,27 @@ matter of `opensci_lib.hotfix.rewriting`; here the outcome is written, whole or 
 
 from __future__ import annotations
 
-import difflib
+import hashlib
 import os
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from opensci_lib.errors import OpensciError
 from opensci_lib.hotfix.rewriting import choose, digest, rewrite
 from opensci_lib.hotfix.rule import Rule
 from opensci_lib.hotfix.rules import RULES
-from opensci_lib.model_folder import appearing, check_model_folder, files, link, read_json, write_json
+from opensci_lib.model_folder import (
+    alone,
+    appearing,
+    check_model_folder,
+    files,
+    left_out,
+    link,
+    read_json,
+    write_json,
+)
 
 #: Written into a fixed folder: what made it, of what.
 RECORD = "hotfix.json"
@@ -39,6 +46,8 @@ class Hotfix:
     written: bool = False
     #: How many files were "linked" and "copied".
     files: dict[str, int] = field(default_factory=dict)
+    #: The sentence that says what lies in the source and was not taken along, or "".
+    left_out: str = ""
 
 
 def hotfix(
@@ -46,6 +55,7 @@ def hotfix(
     dst_dir: Path | str | None = None,
     rules: list[str] | None = None,
     dry_run: bool = False,
+    force: bool = False,
 ) -> Hotfix:
     """Write a fixed copy of the model folder `src_dir` to `dst_dir`, the weights without a second copy of them.
 
@@ -55,8 +65,9 @@ def hotfix(
         dst_dir: where to write; by default `src_dir` with `_fixed` appended, and `_` for each dot in its name: from a
             folder with dots, processes that others spawn can't import code on 4.48. It appears whole or not at all,
             and is left as it is when it is up to date.
-        rules: ids of the rules to apply; by default all.
+        rules: ids of the rules to apply; by default all. Those that only refuse are always asked.
         dry_run: compute the outcome and write nothing.
+        force: apply the others where a rule refuses, and record which did.
 
     Raises:
         OpensciError: when the folder is no whole model, no rule recognises its code, a rule can't
@@ -69,6 +80,8 @@ def hotfix(
     if target.resolve() == source.resolve() or source.resolve() in target.resolve().parents:
         raise OpensciError(f"{target} lies in the folder to be fixed: choose another --dst_dir.")
     rewriting = rewrite(source, chosen)
+    if rewriting.refused and not force:
+        raise OpensciError(f"{rewriting.refused[0]} With --force the other rules are applied all the same.")
     changed = rewriting.after
     if not changed and not (source / RECORD).exists():
         raise OpensciError(
@@ -77,8 +90,7 @@ def hotfix(
         )
     if dst_dir is None and not changed:
         return Hotfix(str(source), str(source), {}, "")
-    diff = "".join(_diff(name, rewriting.before[name], text) for name, text in changed.items())
-    outcome = Hotfix(str(source), str(target), rewriting.applied, diff)
+    outcome = Hotfix(str(source), str(target), rewriting.applied, rewriting.diff)
     if dry_run:
         return outcome
     record = {
@@ -87,10 +99,9 @@ def hotfix(
         "sources": {file.name: _identity(file) for file in files(source) if file.name != RECORD},
         "applied": rewriting.applied,
         "changed": {name: digest(text.encode()) for name, text in changed.items()},
+        **({"forced": rewriting.refused} if rewriting.refused else {}),
     }
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # another process may make it meanwhile: a run per release starts them at the same time
-    with FileLock(target.with_name(f".{target.name}.lock")):
+    with alone(target):  # another process may make it meanwhile: a run per release starts them at the same time
         if _is_up_to_date(target, record):
             return outcome
         with appearing(target) as partial:
@@ -101,13 +112,18 @@ def hotfix(
                     how = link(file, partial / file.name)
                     outcome.files[how] = outcome.files.get(how, 0) + 1
             write_json(partial / RECORD, record)
-    outcome.written = True
+    outcome.written, outcome.left_out = True, left_out(source)
     return outcome
 
 
 def all_rules() -> tuple[Rule, ...]:
     """Return the rules, in the order of what they insert at one place."""
     return RULES
+
+
+def rules_that_know(what: str) -> tuple[str, ...]:
+    """Return the ids of the rules that know an error, or a verdict on a run, by its words."""
+    return tuple(rule.id for rule in RULES if any(sign in what for sign in rule.signs))
 
 
 def _is_up_to_date(target: Path, record: dict[str, Any]) -> bool:
@@ -136,17 +152,13 @@ def _is_up_to_date(target: Path, record: dict[str, Any]) -> bool:
     return present == written.keys() and found | {"tool": record["tool"]} == record
 
 
-def _diff(name: str, before: str, after: str) -> str:
-    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), f"a/{name}", f"b/{name}", lineterm="")
-    return "".join(f"{line}\n" for line in lines)
-
-
 def _identity(file: Path) -> dict[str, Any]:
     """Say which file this is: small ones by content, weights by size and time, since reading them would take long."""
     if file.suffix == ".safetensors":
         status = file.stat()
         return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
-    return {"sha256": digest(file.read_bytes())}
+    with file.open("rb") as content:
+        return {"sha256": hashlib.file_digest(content, "sha256").hexdigest()}
 
 
 def _is(file: Path, identity: dict[str, Any]) -> bool:

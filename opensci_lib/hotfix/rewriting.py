@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import re
 import textwrap
@@ -14,15 +15,17 @@ from typing import Any, TypeVar
 
 from opensci_lib.errors import OpensciError
 from opensci_lib.hotfix.edit import Asked, apply
+from opensci_lib.hotfix.remainder import first_change
 from opensci_lib.hotfix.rule import Rule, Sources
 from opensci_lib.hotfix.rules import RULES
 from opensci_lib.hotfix.settings import Settings
 from opensci_lib.hotfix.source import WIDTH, Source, UnrecognisedError, parse
-from opensci_lib.model_folder import code_files, read_config, read_json
+from opensci_lib.limits import within_limits
+from opensci_lib.model_folder import classes, code_files, read_config, read_settings, read_text
 
 Parsed = TypeVar("Parsed")
 
-#: The fields of `Sources`, in the order in which they are rewritten: rules for code see the finished settings.
+#: The targets of rules, in the order in which they are rewritten: rules for code see the finished settings.
 _STAGES = (("config", "tokenizer_config"), ("modeling", "configuration"))
 #: Windows editors put it before the first line.
 _MARK = "\ufeff"
@@ -36,8 +39,12 @@ class Rewriting:
     before: dict[str, str]
     #: Only what changed.
     after: dict[str, str] = field(default_factory=dict)
-    #: Rule id to the file that it changed.
+    #: Rule id to the files that it changed.
     applied: dict[str, str] = field(default_factory=dict)
+    #: Unified diff of what changed.
+    diff: str = ""
+    #: What rules that only refuse say, each a sentence.
+    refused: list[str] = field(default_factory=list)
 
 
 def choose(ids: list[str] | None) -> list[Rule]:
@@ -49,54 +56,90 @@ def choose(ids: list[str] | None) -> list[Rule]:
 
 
 def rewrite(folder: Path, rules: list[Rule]) -> Rewriting:
-    """Return what the texts of a model folder are, and what they become under some rules."""
-    paths = _paths(folder, read_config(folder))
-    texts = {role: _read(path) for role, path in paths.items()}
-    result = Rewriting({paths[role].name: text for role, text in texts.items()})
+    """Return what the texts of a model folder are, and what they become under some rules.
+
+    Rules that only refuse are always asked.
+
+    Raises:
+        OpensciError: when a text can't be read, does not hold what config.json names in it, is too much for the
+            limits, or when a rule can't rewrite what it sees.
+
+    """
+    return Rewriting(**within_limits(lambda: vars(_rewrite(folder, rules)), f"The code in {folder}"))
+
+
+def _rewrite(folder: Path, rules: list[Rule]) -> Rewriting:
+    asking = [*rules, *(rule for rule in RULES if rule.after is None and rule not in rules)]
+    config = read_config(folder)
+    places = _places(folder, config)
+    texts = {path: _read(path) for paths in places.values() for path in paths}
+    result = Rewriting({path.name: text for path, text in texts.items()})
     for targets in _STAGES:
-        sources = _sources(texts, paths)
+        parsed = {path: _parsed(Source if path.suffix == ".py" else Settings, texts[path], path) for path in texts}
+        _check_classes(classes(folder, config), parsed)
         asked: dict[Path, list[Asked]] = defaultdict(list)  # one file may hold model and configuration
-        for rule in rules:
-            if rule.target in targets and rule.target in texts and (edits := _edits(rule, sources, paths)):
-                asked[paths[rule.target]] += edits
-                result.applied[rule.id] = paths[rule.target].name
+        for rule in asking:
+            for path in places.get(rule.target, []) if rule.target in targets else []:
+                sources = _sources(parsed, places, path)
+                if rule.after is None:
+                    result.refused += _refusals(rule, sources, path)
+                elif edits := _edits(rule, sources, path):
+                    asked[path] += edits
+                    before = f"{known}, " if (known := result.applied.get(rule.id)) else ""
+                    result.applied[rule.id] = before + path.name
         for path, edits in asked.items():
-            result.after[path.name] = _applied(result.before[path.name], edits, path)
-        texts = {role: result.after.get(path.name, texts[role]) for role, path in paths.items()}
+            texts[path] = result.after[path.name] = _applied(texts[path], edits, path)
     result.applied = {rule.id: result.applied[rule.id] for rule in rules if rule.id in result.applied}
+    result.diff = "".join(_diff(name, result.before[name], text) for name, text in result.after.items())
     return result
 
 
-def _paths(folder: Path, config: dict[str, Any]) -> dict[str, Path]:
-    """Return the folder's files by field of `Sources`."""
-    paths = {"config": folder / "config.json"}
+def _places(folder: Path, config: dict[str, Any]) -> dict[str, list[Path]]:
+    """Return the folder's files by what rules call them; of the modelling code that with the causal model first."""
+    places = {"config": [folder / "config.json"]}
     if (folder / "tokenizer_config.json").exists():
-        paths["tokenizer_config"] = folder / "tokenizer_config.json"
+        places["tokenizer_config"] = [folder / "tokenizer_config.json"]
     auto_map = config.get("auto_map", {})
-    for role, key in (("modeling", "AutoModelForCausalLM"), ("configuration", "AutoConfig")):
-        if key in auto_map and (found := code_files(folder, {"auto_map": {key: auto_map[key]}})):
-            paths[role] = found[0]
-    if "modeling" not in paths:
+    first = {
+        key: code_files(folder, {"auto_map": {key: auto_map[key]}})[:1]
+        for key in ("AutoModelForCausalLM", "AutoConfig")
+        if key in auto_map
+    }
+    if not first.get("AutoModelForCausalLM"):
         raise OpensciError(
             f"{folder}/config.json names no modelling file (auto_map.AutoModelForCausalLM): "
             "a model without code of its own needs no hotfix."
         )
-    return paths
+    configuration = first.get("AutoConfig", [])
+    rest = [path for path in code_files(folder, config) if path not in configuration]
+    places["modeling"] = list(dict.fromkeys([*first["AutoModelForCausalLM"], *rest]))
+    if configuration:
+        places["configuration"] = configuration
+    return places
 
 
 def _read(path: Path) -> str:
     if path.suffix == ".json":
-        read_json(path)  # says what is wrong with it
-    try:
-        return path.read_bytes().decode("utf-8")  # bytes, to keep the file's own line ends
-    except UnicodeDecodeError as error:
-        raise OpensciError(f"{path} is not text in UTF-8: download the model again.") from error
+        read_settings(path)  # says what is wrong with it
+    return read_text(path)
 
 
-def _sources(texts: dict[str, str], paths: dict[str, Path]) -> Sources:
-    code = {role: _parsed(Source, text, paths[role]) for role, text in texts.items() if paths[role].suffix == ".py"}
-    settings = {role: _parsed(Settings, text, paths[role]) for role, text in texts.items() if role not in code}
-    return Sources(code["modeling"], code.get("configuration"), settings["config"], settings.get("tokenizer_config"))
+def _check_classes(named: dict[Path, list[str]], parsed: dict[Path, Any]) -> None:
+    """Check that the files hold the classes that config.json says are in them."""
+    for path, names in named.items():
+        if path in parsed and (missing := [name for name in names if not parsed[path].binds(name)]):
+            raise OpensciError(
+                f"{path} has no class {missing[0]}, which config.json names: download the model again."
+            )
+
+
+def _sources(parsed: dict[Path, Any], places: dict[str, list[Path]], at: Path) -> Sources:
+    """Return what rules see that work on the file `at`."""
+    code = {path.stem: parsed[path] for path in places["modeling"]}
+    one = {role: parsed[paths[0]] for role, paths in places.items()}
+    if at in places["modeling"]:
+        one["modeling"] = parsed[at]
+    return Sources(one["modeling"], one.get("configuration"), one["config"], one.get("tokenizer_config"), code)
 
 
 def _parsed(kind: Callable[[str], Parsed], text: str, path: Path, cure: str = "download the model again") -> Parsed:
@@ -110,25 +153,34 @@ def _parsed(kind: Callable[[str], Parsed], text: str, path: Path, cure: str = "d
         raise OpensciError(f"{path} can't be read ({error}): {cure}.") from error
 
 
-def _edits(rule: Rule, sources: Sources, paths: dict[str, Path]) -> list[Asked]:
+def _edits(rule: Rule, sources: Sources, path: Path) -> list[Asked]:
     try:
         return [(rule.id, edit) for edit in rule.edits(sources)]
     except UnrecognisedError as error:
-        path = paths[rule.target if paths[rule.target].suffix == ".py" else "modeling"]
         raise OpensciError(
             f"Rule {rule.id} can't rewrite {path}, line {error.node.lineno}: {error.what}. "
             "Leave the rule out with --rules, or bring the line into a form that the rule knows."
         ) from error
 
 
+def _refusals(rule: Rule, sources: Sources, path: Path) -> list[str]:
+    try:
+        list(rule.edits(sources))
+    except UnrecognisedError as error:
+        return [f"Rule {rule.id} refuses {path}, line {error.node.lineno}: {error.what}."]
+    return []
+
+
 def _applied(text: str, asked: list[Asked], path: Path) -> str:
-    """Return a text with edits made in it, and check that it can be read."""
+    """Return a text with edits made in it, and check that it can be read and is otherwise what it was."""
     bare = text.removeprefix(_MARK)
     changed = apply(bare, asked, str(path))
     ids = list(dict.fromkeys(rule for rule, _ in asked))
     is_code = path.suffix == ".py"
-    cure = f"it was until {', '.join(ids)} changed it, so leave the rule out with --rules"
+    cure = f"it was right until {', '.join(ids)} changed it, so leave the rule out with --rules"
     _parsed(parse if is_code else Settings, changed, path, cure)
+    if line := first_change(bare, changed, [edit for _, edit in asked], is_code):
+        raise OpensciError(f"{path}, line {line}, would change though no rule asks for it: {cure}.")
     return text[: -len(bare)] + (_with_header(changed, text, ids) if is_code else changed)
 
 
@@ -146,6 +198,11 @@ def _with_header(changed: str, original: str, rules: list[str]) -> str:
     place = opening.end() if opening else 0
     gap = f"#{newline}" if place else ""
     return changed[:place] + gap + "".join(line + newline for line in notice) + changed[place:]
+
+
+def _diff(name: str, before: str, after: str) -> str:
+    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), f"a/{name}", f"b/{name}", lineterm="")
+    return "".join(f"{line}\n" for line in lines)
 
 
 def digest(data: bytes) -> str:

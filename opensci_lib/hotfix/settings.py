@@ -33,8 +33,8 @@ class Settings(Mapping[str, Any]):
         """Give the key at the end of a path of keys a value: in its place, or after the last key beside it."""
         start = self.text.index("{")
         for key in path[:-1]:
-            start = self._members(start)[key][1]
-        members = self._members(start)
+            start = self.members(start)[key][1]
+        members = self.members(start)
         if path[-1] in members:
             _, begin, end = members[path[-1]]
             return Edit(begin, end, _written(value))
@@ -50,7 +50,7 @@ class Settings(Mapping[str, Any]):
         colon = self.text[self.text.rindex('"', key, self.text.rindex(":", key, begin)) + 1 : begin]
         return Edit(end, end, f",{space}{_written(path[-1])}{colon}{added}")
 
-    def _members(self, start: int) -> dict[str, tuple[int, int, int]]:
+    def members(self, start: int) -> dict[str, tuple[int, int, int]]:
         """Return for each key of the object at `start` where it stands, and where its value starts and ends."""
         found, place = {}, _skip(self.text, start + 1)
         while self.text[place] != "}":

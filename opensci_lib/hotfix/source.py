@@ -168,6 +168,12 @@ class Source:
                 found.setdefault(alias.asname or bound, set()).add(prefix + (alias.name if alias.asname else bound))
         return found
 
+    def binds(self, name: str) -> bool:
+        """Say whether the file has a class of this name, or imports or assigns one, wherever that is."""
+        assigned = (node.id for node in self.find(ast.Name) if isinstance(node.ctx, ast.Store))
+        classes = (node.name for node in self.find(ast.ClassDef))
+        return name in {*classes, *assigned, *self._imported} or "*" in self._imported
+
     def names(self, node: ast.AST) -> set[str]:
         """Return the full names of what is written: `tu.LossKwargs` may be "transformers.utils.LossKwargs"."""
         root, dot, rest = dotted(node).partition(".")

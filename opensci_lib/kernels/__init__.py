@@ -28,6 +28,7 @@ from opensci_lib import project
 from opensci_lib.errors import OpensciError
 from opensci_lib.kernels.uv import uv
 from opensci_lib.runs import as_numbers, ascending
+from opensci_lib.scratch import scratch
 
 OLDEST = "4.48.0"
 PYTHON = "3.11"
@@ -106,8 +107,8 @@ def run(version: str, *arguments: object, **options: Any) -> subprocess.Complete
     """Run the Python of a release's environment, built if need be; `options` are those of `subprocess.run`."""
     command = [python(version), *map(str, arguments)]
     # transformers copies a model's code to a cache that processes share, and another may import it half copied.
-    with tempfile.TemporaryDirectory(prefix="opensci-") as modules:
-        environment = {**os.environ, **ENVIRONMENT, "HF_MODULES_CACHE": modules}
+    with scratch() as modules:
+        environment = {**os.environ, **ENVIRONMENT, "HF_MODULES_CACHE": str(modules)}
         return subprocess.run(command, env=environment, check=False, **options)
 
 
@@ -116,6 +117,7 @@ def remove(version: str) -> None:
     if version not in installed():
         raise OpensciError(f"transformers {version} has no environment to remove: see `opensci kernels list`.")
     with _locked(version):
+        (_environment(version) / MARKER).unlink()  # first: what is left if this is killed is no environment
         if (kernel := _kernelspec(version).parent).exists():
             shutil.rmtree(kernel)
         shutil.rmtree(_environment(version))
@@ -227,7 +229,7 @@ def _read(file: Path) -> dict | None:
 
 
 def _write(file: Path, text: str) -> None:
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    temporary = file.with_name(f".{file.name}")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(file)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import os
-import tempfile
 from typing import Any
 from unittest.mock import patch
 
@@ -22,6 +21,7 @@ from traitlets.config import Config
 
 from opensci_lib import kernels
 from opensci_lib.errors import OpensciError
+from opensci_lib.scratch import scratch
 
 
 class TransformersEngine(NBClientEngine):
@@ -73,7 +73,7 @@ class TransformersEngine(NBClientEngine):
         # A Unix socket's path has at most some 100 characters, and TMPDIR may be longer.
         # transformers copies a model's code to a cache that runs share, and another may import it half copied.
         with (
-            tempfile.TemporaryDirectory(prefix="opensci-", dir="/tmp") as folder,
+            scratch("/tmp") as folder,
             patch.dict(os.environ, {"HF_MODULES_CACHE": f"{folder}/modules"}),
         ):
             manager = {"transport": "ipc", "connection_file": f"{folder}/kernel.json"}

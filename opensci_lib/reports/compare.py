@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from opensci_lib.errors import OpensciError
-from opensci_lib.runs import find
+from opensci_lib.runs import find, trace
 from opensci_lib.runs.capture import Capture
 from opensci_lib.runs.logits import COMPARED, ROWS, abs_diff, compare_rows, joined, same_bits
 
@@ -188,7 +188,7 @@ def _summary(reference: Run, run: Run, prompt: int, positions: pd.DataFrame) -> 
         "inv_freq_equal": _equal_bits(reference, run, f"{prompt}.inv_freq"),
         **_top_tokens(run, prompt),
         "completion": run.record["completions"][prompt],
-        "verdict": _difference(reference, run, prompt, positions) or _EQUAL,
+        "verdict": _difference(reference, run, prompt, positions) or _equality(reference, run, prompt),
     }
 
 
@@ -217,7 +217,18 @@ def describe_stage(stage: str) -> str:
 
 def verdict(reference: Run, run: Run, prompt: int) -> str:
     """Say in a sentence whether `run` equals `reference` on a prompt and, if not, what explains it."""
-    return difference(reference, run, prompt) or _EQUAL
+    return difference(reference, run, prompt) or _equality(reference, run, prompt)
+
+
+def _equality(reference: Run, run: Run, prompt: int) -> str:
+    """Say of equal runs whether they were bound to be: whether they asked torch for the same operations."""
+    name = f"{prompt}.trace"
+    if name not in reference.capture or name not in run.capture:
+        return _EQUAL
+    right, found = (trace.decoded(each.capture[name].tobytes()) for each in (reference, run))
+    if first := trace.compare(right, found):
+        return f"{_EQUAL}, on this machine, by other operations: {first}"
+    return f"{_EQUAL}, and in operations: equal wherever torch is the same"
 
 
 def difference(reference: Run, run: Run, prompt: int) -> str | None:

@@ -25,6 +25,8 @@ from tests.hotfix.folder import MODELING, make_folder
 WEIGHTS = "model.safetensors"
 #: Rules for tests that are not about rules: one for each kind of file.
 FEW = ["auto-model", "model-input-names", "tied-keys"]
+#: What `auto_map` names, with nothing in it that a rule knows.
+CLASSES = "TinyPreTrainedModel = TinyForCausalLM = object"
 
 
 @pytest.fixture
@@ -366,7 +368,7 @@ def test_code_that_cannot_be_parsed_is_refused_in_a_sentence(source, nested):
 
 def with_edits(monkeypatch, *edits: Edit) -> None:
     """Let the first rules for code ask for these edits alone."""
-    rules = [rule for rule in RULES if rule.target == "modeling"]
+    rules = [rule for rule in RULES if rule.target == "modeling" and rule.after]
     changed = [replace(rule, edits=lambda _, edit=edit: [edit]) for rule, edit in zip(rules, edits, strict=False)]
     monkeypatch.setattr("opensci_lib.hotfix.rewriting.RULES", changed)
 
@@ -374,6 +376,15 @@ def with_edits(monkeypatch, *edits: Edit) -> None:
 def test_a_rule_that_would_leave_no_python_is_named(source, monkeypatch):
     with_edits(monkeypatch, Edit(0, 0, "("))
     check_refused(source, "modeling_tiny.py", "attention-switch", "--rules")
+
+
+def test_rules_that_would_change_more_than_they_say_are_named(source, monkeypatch):
+    """Each inserts three quotes: together they turn the code between them into a string."""
+    start = MODELING.index("class TinyPreTrainedModel")
+    end = MODELING.index("    def _init_weights")
+    with_edits(monkeypatch, Edit(start, start, 'class TinyPreTrainedModel:\n    """'), Edit(end, end, '    """\n'))
+    line = MODELING.count("\n", 0, start) + 1
+    check_refused(source, f"modeling_tiny.py, line {line}, would change", "attention-switch, cache-length", "--rules")
 
 
 def test_rules_for_one_place_are_named(source, monkeypatch):
@@ -456,7 +467,9 @@ def replace_code(source: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda source: replace_code(source, "x = 1\n"), ["No rule recognises"]),
+        (lambda source: replace_code(source, CLASSES), ["No rule recognises"]),
+        (lambda source: replace_code(source, ""), ["modeling_tiny.py has no class TinyPreTrainedModel"]),
+        (lambda source: replace_code(source, "class TinyForCausalLM: ..."), ["has no class TinyPreTrainedModel"]),
         (lambda source: replace_code(source, "\n\ndef f(:\n"), ["modeling_tiny.py", "line 3"]),
         (lambda source: (source / "modeling_tiny.py").unlink(), ["no modeling_tiny.py"]),
         (lambda source: (source / "config.json").unlink(), ["no model folder", "config.json"]),
@@ -464,7 +477,7 @@ def replace_code(source: Path, text: str) -> None:
         (lambda source: (source / "config.json").write_text('{"model_type": "llama"}'), ["auto_map"]),
         (lambda source: (source / "config.json").write_text("[]"), ["config.json"]),
         (lambda source: os.truncate(source / WEIGHTS, 40), [WEIGHTS, "cut off"]),
-        (lambda source: os.truncate(source / WEIGHTS, (source / WEIGHTS).stat().st_size - 1), [WEIGHTS, "promises"]),
+        (lambda source: os.truncate(source / WEIGHTS, (source / WEIGHTS).stat().st_size - 1), [WEIGHTS, "cut off"]),
         (lambda source: os.truncate(source / WEIGHTS, 0), [WEIGHTS, "cut off"]),
         (lambda source: (source / WEIGHTS).unlink(), ["model.safetensors is missing"]),
         (lambda source: (source / "tokenizer.json").unlink(), ["no tokenizer"]),
@@ -562,3 +575,58 @@ def test_model_and_configuration_may_share_a_file(source):
     code = (Path(hotfix(source).dst_dir) / "modeling_tiny.py").read_text()
     assert "self.tie_word_embeddings = tie_word_embeddings\n" in code
     assert "def reset_inv_freq" in code
+
+
+def in_two_files(source: Path) -> None:
+    """Move the rotary embedding to a file of its own."""
+    start, stop = MODELING.index("class TinyRotaryEmbedding"), MODELING.index("class TinyPreTrainedModel")
+    head = MODELING[: MODELING.index("\n\nclass TinyRotaryEmbedding")]
+    (source / "rotary_tiny.py").write_text(f"{head}\n\n{MODELING[start:stop]}".replace("LossKwargs, ", ""))
+    replace_code(
+        source,
+        (MODELING[:start] + MODELING[stop:]).replace(
+            "import TinyConfig\n", "import TinyConfig\nfrom .rotary_tiny import TinyRotaryEmbedding\n", 1
+        ),
+    )
+
+
+def test_every_file_that_is_imported_is_rewritten(source):
+    in_two_files(source)
+    outcome = hotfix(source, rules=["rope-default", "loss-kwargs", "tied-keys"])
+    assert outcome.applied["rope-default"] == "rotary_tiny.py"
+    assert outcome.applied["loss-kwargs"] == "modeling_tiny.py"
+    fixed = Path(outcome.dst_dir)
+    assert "TransformersKwargs" in (fixed / "modeling_tiny.py").read_text()
+    assert "compute_default_rope_parameters" in (fixed / "rotary_tiny.py").read_text()
+    assert json.loads((fixed / "hotfix.json").read_text())["changed"].keys() == {"modeling_tiny.py", "rotary_tiny.py"}
+
+
+def test_an_imported_file_must_be_there(source):
+    in_two_files(source)
+    (source / "rotary_tiny.py").unlink()
+    check_refused(source, "no rotary_tiny.py")
+
+
+REFUSED = """
+
+class Prefix(DynamicCache):
+    def __init__(self, prefix):
+        self.key_cache = prefix
+"""
+
+
+@pytest.mark.parametrize("rules", [None, ["tied-keys"]])
+def test_what_would_be_silently_wrong_is_refused_with_its_line(source, rules):
+    replace_code(source, MODELING.replace("from torch import nn\n", "from torch import nn\n"
+                 "from transformers import DynamicCache\n") + REFUSED)  # fmt: skip
+    line = (source / "modeling_tiny.py").read_text().splitlines().index("        self.key_cache = prefix") + 1
+    check_refused(source, "cache-internals", f"line {line}", "--force", rules=rules)
+    outcome = hotfix(source, rules=rules, force=True)
+    [forced] = json.loads((Path(outcome.dst_dir) / "hotfix.json").read_text())["forced"]
+    assert f"cache-internals refuses {source}/modeling_tiny.py, line {line}: " in forced
+
+
+def test_force_changes_nothing_where_nothing_is_refused(source):
+    fixed = Path(hotfix(source, force=True).dst_dir)
+    assert "forced" not in json.loads((fixed / "hotfix.json").read_text())
+    assert not hotfix(source).written

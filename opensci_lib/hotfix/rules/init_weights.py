@@ -117,6 +117,6 @@ RULE = Rule(
         "                nn.init.zeros_(module.weight[module.padding_idx])\n"
     ),
     trf=("TRF012", "TRF018"),
-    signs=("_init_weights overwrote",),
+    signs=("_init_weights overwrote", "differs from the checkpoint"),
     edits=edits,
 )
