@@ -25,8 +25,17 @@ _STAGES = {
     "v_proj": "values",
     "q_rope": "queries after RoPE",
     "k_rope": "keys after RoPE",
+    "q_norm": "normed queries",
+    "k_norm": "normed keys",
+    "o_proj": "the attention projected",
     "self_attn": "the attention output",
+    "post_attention_layernorm": "the normed MLP input",
+    "gate_proj": "the MLP gate",
+    "act_fn": "the MLP gate activated",
+    "up_proj": "the MLP up projection",
+    "down_proj": "the MLP down projection",
     "mlp": "the MLP output",
+    "norm": "the final norm",
     "lm_head": "the logits",
 }
 
@@ -38,7 +47,8 @@ _CONDITIONS = (
     ("versions", "torch"),
 )
 
-_EQUAL = "equal to the reference, bit for bit"
+#: How `verdict` begins for a run that is its reference in all that was compared.
+EQUAL = "equal to the reference, bit for bit"
 _NO_NUMBERS = {"bitwise_equal": False, "inv_freq_equal": False}  # the other columns of a run that failed are empty
 
 
@@ -209,10 +219,14 @@ def first_divergence(reference: Capture, candidate: Capture, prompt: int) -> tup
 
 def describe_stage(stage: str) -> str:
     """Say a stage in words: "model.layers.0.self_attn.k_rope" is "layer 0, keys after RoPE"."""
-    parts = stage.split(".")
-    what = _STAGES.get(parts[-1], parts[-1])
-    layers = [part for part in parts if part.isdigit()]
-    return f"layer {layers[0]}, {what}" if layers else what
+    last, layer = stage.rpartition(".")[2], layer_of(stage)
+    what = "the layer's output" if stage.endswith(f"layers.{layer}") else _STAGES.get(last, last)
+    return what if layer is None else f"layer {layer}, {what}"
+
+
+def layer_of(stage: str) -> int | None:
+    """Return the number of the layer that a stage belongs to; None for those before and after all layers."""
+    return next((int(part) for part in stage.split(".") if part.isdigit()), None)
 
 
 def verdict(reference: Run, run: Run, prompt: int) -> str:
@@ -224,11 +238,11 @@ def _equality(reference: Run, run: Run, prompt: int) -> str:
     """Say of equal runs whether they were bound to be: whether they asked torch for the same operations."""
     name = f"{prompt}.trace"
     if name not in reference.capture or name not in run.capture:
-        return _EQUAL
+        return EQUAL
     right, found = (trace.decoded(each.capture[name].tobytes()) for each in (reference, run))
     if first := trace.compare(right, found):
-        return f"{_EQUAL}, on this machine, by other operations: {first}"
-    return f"{_EQUAL}, and in operations: equal wherever torch is the same"
+        return f"{EQUAL}, on this machine, by other operations: {first}"
+    return f"{EQUAL}, and in operations: equal wherever torch is the same"
 
 
 def difference(reference: Run, run: Run, prompt: int) -> str | None:
