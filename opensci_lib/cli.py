@@ -65,9 +65,7 @@ def download(model: str | None, revision: str | None, local_dir: str | None, tas
     callback=_built_in,
     help="The model folder to fix, or `miniature`; it is not changed.",
 )
-@click.option(
-    "--dst_dir", type=click.Path(), help="Where to write the fixed one; default: SRC_DIR_fixed, without dots."
-)
+@click.option("--dst_dir", type=click.Path(), help="Where to write it; default: SRC_DIR_fixed, without dots.")
 @click.option("--rules", help="Ids of the rules to apply, with commas; default: all.")
 @click.option("--diff", is_flag=True, help="Print what would change and write nothing.")
 @click.option("--check", is_flag=True, help="Write nothing; exit with 1 if something would change.")
@@ -114,7 +112,7 @@ def hotfix(
     config = read_config(Path(outcome.dst_dir))
     dtype = config.get("dtype") or config.get("torch_dtype") or "float32"
     click.echo(
-        "Load it with its dtype, which 4.x would take for float32 and 5.x from config.json:\n"
+        "Load it with a dtype; without one, 4.x takes float32 and 5.x what config.json names:\n"
         f'AutoModelForCausalLM.from_pretrained("{outcome.dst_dir}", trust_remote_code=True, dtype=torch.{dtype})'
         "  # torch_dtype= before 4.56"
     )

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from opensci_lib import kernels
+from opensci_lib.hotfix import hotfix
 from opensci_lib.model_folder import read_config, write_json
 from opensci_lib.reports.compare import Run, compare_positions, difference, first_divergence, verdict
 
@@ -101,6 +102,42 @@ def test_a_bfloat16_configuration(as_published, run, tf_version):
         assert difference(reference, candidate, prompt) is None
         assert difference(exact, asked, prompt) is None
         assert verdict(exact, candidate, prompt).endswith(": its dtype is bfloat16, the reference's float32")
+
+
+_WORKERS = """
+import sys
+import torch
+from torch.utils.data import DataLoader
+from transformers import AutoModelForCausalLM
+
+class Rows:
+    def __init__(self, model):
+        self.model = model
+
+    def __len__(self):
+        return 4
+
+    @torch.no_grad()
+    def __getitem__(self, row):
+        return self.model(torch.tensor([[row, 1, 2]])).logits
+
+if __name__ == "__main__":
+    rows = Rows(AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True, torch_dtype=torch.float32))
+    loaded = list(DataLoader(rows, batch_size=None, num_workers=2, multiprocessing_context="spawn"))
+    assert len(loaded) == 4
+    for row, found in enumerate(loaded):
+        torch.testing.assert_close(found, rows[row])
+"""
+
+
+def test_spawned_workers_find_the_code_of_a_published_name(miniature, tmp_path):
+    """4.48 imports none from a folder with dots, which the published names have."""
+    published = tmp_path / "open-sci-ref-v0.01-1.7b"
+    shutil.copytree(miniature, published)
+    (tmp_path / "workers.py").write_text(_WORKERS)  # a file, which the workers import
+    fixed = hotfix(published).dst_dir
+    done = kernels.run("4.48.0", tmp_path / "workers.py", fixed, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_passage_is_informative(run):

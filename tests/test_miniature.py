@@ -188,7 +188,11 @@ def test_it_is_fixed_in_the_folder_where_the_command_runs(tmp_path):
     command = [Path(sys.executable).with_name("opensci"), "hotfix", "--src_dir", "miniature"]
     before = {file.name for file in MODEL.parent.iterdir()}
     for more, there in (([], "miniature_fixed"), (["--dst_dir", "elsewhere"], "elsewhere")):
-        subprocess.run([*command, *more], cwd=tmp_path, check=True)
+        done = subprocess.run([*command, *more], cwd=tmp_path, check=True, capture_output=True, text=True)
+        call = (
+            f'AutoModelForCausalLM.from_pretrained("{tmp_path / there}", trust_remote_code=True, dtype=torch.float32)'
+        )
+        assert done.stdout.splitlines()[-1] == f"{call}  # torch_dtype= before 4.56"
         assert json.loads((tmp_path / there / "hotfix.json").read_text())["applied"]
         assert (tmp_path / there / "model.safetensors").read_bytes() == (MODEL / "model.safetensors").read_bytes()
     assert {file.name for file in MODEL.parent.iterdir()} == before
