@@ -37,7 +37,8 @@ class _Figure(Figure):
         data = base64.b64encode(picture.getvalue()).decode()
         return (
             f"<figure><figcaption>{escape(finding)}</figcaption>"
-            f'<div class="scroll"><img width="{100 * _WIDTH:.0f}" alt="{escape(alt)}" src="data:image/png;base64,{data}"></div></figure>'
+            f'<div class="scroll"><img width="{100 * _WIDTH:.0f}" alt="{escape(alt)}" '
+            f'src="data:image/png;base64,{data}"></div></figure>'
         )
 
 
