@@ -157,6 +157,55 @@ def check(
     sys.exit(not report.is_right)
 
 
+@main.command(epilog="Example: opensci publish --src_dir model_fixed --dry_run")
+@click.option(
+    "--src_dir", "src_dirs", required=True, multiple=True, type=click.Path(), help="A fixed folder; may be repeated."
+)
+@click.option("--repo_id", help="ORG/NAME on the Hub; default: where the model was downloaded from.")
+@click.option("--revision", help="The branch that the pull request is for; default: that of the download, or main.")
+@click.option("--create_pr", is_flag=True, help="Open a pull request: the default.")
+@click.option("--branch", help="Commit to this branch instead; it is made where there is none.")
+@click.option("--mirror", is_flag=True, help="Make a repository of your own, REPO_ID, of the whole folder instead.")
+@click.option("--dry_run", is_flag=True, help="Print what would be sent, and send nothing.")
+@click.option("--yes", is_flag=True, help="Send without asking.")
+@click.option("--unproven", is_flag=True, help="Send a folder that `opensci prove` has not passed; it says so.")
+def publish(
+    src_dirs: tuple[str, ...],
+    repo_id: str | None,
+    revision: str | None,
+    create_pr: bool,
+    branch: str | None,
+    mirror: bool,
+    dry_run: bool,
+    yes: bool,
+    unproven: bool,
+) -> None:
+    """Send what the hotfix changed to the model's repository as a pull request, once it was shown and agreed to."""
+    from opensci_lib.publish import Parcel, publish
+
+    if create_pr + bool(branch) + mirror > 1:
+        raise click.UsageError("--create_pr, --branch and --mirror exclude one another.")
+    if len(src_dirs) > 1 and repo_id:
+        raise click.UsageError("Several folders go to several repositories: leave --repo_id out.")
+
+    def agreed(parcel: Parcel) -> bool:
+        click.echo(parcel.shown())
+        return not parcel.outcome and not dry_run and (yes or click.confirm(f"Send this to {parcel.repo_id}?"))
+
+    outcomes = [
+        *publish(
+            src_dirs, agreed, repo_id=repo_id, revision=revision, branch=branch, mirror=mirror, unproven=unproven
+        )
+    ]
+    [(_, words, well), *others] = outcomes
+    if not others and not well:
+        raise OpensciError(words)
+    width = max(len(folder) for folder, _, _ in outcomes)
+    for folder, words, _ in outcomes:
+        click.echo(f"{folder:{width}}  {words}")
+    sys.exit(not all(well for _, _, well in outcomes))
+
+
 @main.command(epilog="Example: opensci bisect --model_path model --good 4.48.0 --bad 5.23.0")
 @_model_path
 @click.option("--good", help="A release that is right; default: the oldest with a lock file.")

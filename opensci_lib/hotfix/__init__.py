@@ -18,6 +18,7 @@ from opensci_lib.hotfix.rewriting import choose, digest, rewrite
 from opensci_lib.hotfix.rule import Rule
 from opensci_lib.hotfix.rules import RULES
 from opensci_lib.model_folder import (
+    DOWNLOAD_RECORD,
     alone,
     appearing,
     check_model_folder,
@@ -83,7 +84,7 @@ def hotfix(
     if rewriting.refused and not force:
         raise OpensciError(f"{rewriting.refused[0]} With --force the other rules are applied all the same.")
     changed = rewriting.after
-    if not changed and not (source / RECORD).exists():
+    if not changed and not (source / RECORD).exists() and not rewriting.is_fixed:
         raise OpensciError(
             f"No rule recognises the code in {source} ({', '.join(rule.id for rule in chosen)} found nothing to do): "
             "is it an open-sci-ref model as published?"
@@ -101,6 +102,8 @@ def hotfix(
         "changed": {name: digest(text.encode()) for name, text in changed.items()},
         **({"forced": rewriting.refused} if rewriting.refused else {}),
     }
+    if origin := _origin(source):
+        record["origin"] = origin
     with alone(target):  # another process may make it meanwhile: a run per release starts them at the same time
         if _is_up_to_date(target, record):
             return outcome
@@ -141,15 +144,25 @@ def _is_up_to_date(target: Path, record: dict[str, Any]) -> bool:
     if not (target / RECORD).is_file():
         raise OpensciError(f"{target} exists and is not a folder that this tool made: move it, or set --dst_dir.")
     found = read_json(target / RECORD)
-    present = {file.name for file in files(target)} - {RECORD}
-    written = found["sources"] | {name: {"sha256": known} for name, known in found["changed"].items()}
-    foreign = {name for name in present if name not in written or not _is(target / name, written[name])}
-    if foreign:
+    if strange := foreign(target, found):
         raise OpensciError(
-            f"{target} holds {', '.join(sorted(foreign))}, which this tool did not write: "
-            "move the folder, or set --dst_dir."
+            f"{target} holds {', '.join(strange)}, which this tool did not write: move the folder, or set --dst_dir."
         )
-    return present == written.keys() and found | {"tool": record["tool"]} == record
+    present = {file.name for file in files(target)} - {RECORD}
+    return present == found["sources"].keys() | found["changed"] and found | {"tool": record["tool"]} == record
+
+
+def foreign(folder: Path, record: dict[str, Any]) -> list[str]:
+    """Return the names of the files in a fixed folder that are not as its record says."""
+    written = record["sources"] | {name: {"sha256": known} for name, known in record["changed"].items()}
+    present = sorted({file.name for file in files(folder)} - {RECORD})
+    return [name for name in present if name not in written or not _is(folder / name, written[name])]
+
+
+def _origin(source: Path) -> dict[str, Any] | None:
+    """Return which model, revision and commit on the Hub a folder was downloaded from, as far as that is recorded."""
+    found = read_json(source / DOWNLOAD_RECORD) if (source / DOWNLOAD_RECORD).exists() else {}
+    return {key: found[key] for key in ("model", "revision", "commit")} if found.get("commit") else None
 
 
 def _identity(file: Path) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
-import textwrap
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from opensci_lib.hotfix.remainder import first_change
 from opensci_lib.hotfix.rule import Rule, Sources
 from opensci_lib.hotfix.rules import RULES
 from opensci_lib.hotfix.settings import Settings
-from opensci_lib.hotfix.source import WIDTH, Source, UnrecognisedError, parse
+from opensci_lib.hotfix.source import Source, UnrecognisedError, parse
 from opensci_lib.limits import within_limits
 from opensci_lib.model_folder import classes, code_files, read_config, read_settings, read_text
 
@@ -29,6 +28,7 @@ Parsed = TypeVar("Parsed")
 _STAGES = (("config", "tokenizer_config"), ("modeling", "configuration"))
 #: Windows editors put it before the first line.
 _MARK = "\ufeff"
+_NOTICE = "# Changed by opensci hotfix"
 _OPENING = re.compile(r"(?:#[^\r\n]*(?:\r\n|\r|\n))*")
 
 
@@ -45,6 +45,11 @@ class Rewriting:
     diff: str = ""
     #: What rules that only refuse say, each a sentence.
     refused: list[str] = field(default_factory=list)
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether the code says that it was rewritten before, as it does where a repository took the change over."""
+        return any(_NOTICE in text for text in self.before.values())
 
 
 def choose(ids: list[str] | None) -> list[Rule]:
@@ -90,7 +95,7 @@ def _rewrite(folder: Path, rules: list[Rule]) -> Rewriting:
         for path, edits in asked.items():
             texts[path] = result.after[path.name] = _applied(texts[path], edits, path)
     result.applied = {rule.id: result.applied[rule.id] for rule in rules if rule.id in result.applied}
-    result.diff = "".join(_diff(name, result.before[name], text) for name, text in result.after.items())
+    result.diff = "".join(unified(name, result.before[name], text) for name, text in result.after.items())
     return result
 
 
@@ -181,26 +186,20 @@ def _applied(text: str, asked: list[Asked], path: Path) -> str:
     _parsed(parse if is_code else Settings, changed, path, cure)
     if line := first_change(bare, changed, [edit for _, edit in asked], is_code):
         raise OpensciError(f"{path}, line {line}, would change though no rule asks for it: {cure}.")
-    return text[: -len(bare)] + (_with_header(changed, text, ids) if is_code else changed)
+    return text[: -len(bare)] + (_with_notice(changed, text) if is_code else changed)
 
 
-def _with_header(changed: str, original: str, rules: list[str]) -> str:
+def _with_notice(changed: str, original: str) -> str:
     """Add the notice of change that the Apache licence asks for (section 4b), below the file's own first comment."""
     newline = "\r\n" if "\r\n" in changed else "\n"
-    notice = textwrap.wrap(
-        f"# Changed by opensci hotfix {version('opensci-lib')}: {', '.join(rules)}.",
-        WIDTH,
-        subsequent_indent="#   ",
-        break_on_hyphens=False,
-    )
-    notice.append(f"# The source's sha256 was {digest(original.encode())}.")
+    notice = f"{_NOTICE} {version('opensci-lib')}, of sha256 {digest(original.encode())}.{newline}"
     opening = _OPENING.match(changed)
     place = opening.end() if opening else 0
-    gap = f"#{newline}" if place else ""
-    return changed[:place] + gap + "".join(line + newline for line in notice) + changed[place:]
+    return changed[:place] + (f"#{newline}" if place else "") + notice + changed[place:]
 
 
-def _diff(name: str, before: str, after: str) -> str:
+def unified(name: str, before: str, after: str) -> str:
+    """Return the unified diff of a file."""
     lines = difflib.unified_diff(before.splitlines(), after.splitlines(), f"a/{name}", f"b/{name}", lineterm="")
     return "".join(f"{line}\n" for line in lines)
 

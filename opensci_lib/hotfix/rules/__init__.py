@@ -43,13 +43,13 @@ RULES: tuple[Rule, ...] = (
     causal_loss.RULE,
     causal_mask.RULE,  # imports below the others, as checkpoint-layers and loss-kwargs do
     checkpoint_layers.RULE,
-    init_weights.RULE,  # the library's `_init_weights` runs before the reset of rope-buffer
+    init_weights.RULE,
     loss_kwargs.RULE,
     mask_device.RULE,
     model_input_names.RULE,
     pipeline_tokenizer.RULE,
     return_dict.RULE,
-    rope_buffer.RULE,  # puts a method below `__init__`, as rope-default does
+    rope_buffer.RULE,
     rope_default.RULE,
     rope_parameters.RULE,
     save_code.RULE,
