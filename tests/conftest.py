@@ -5,13 +5,21 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from opensci_lib import kernels
 from opensci_lib.download import download
 from opensci_lib.hotfix import hotfix
 from opensci_lib.reports.compare import Run
 from opensci_lib.runs.variants import VARIANTS
+from tests import tally
 from tests.cluster import missing_programs
+
+# The same cases in every run; `--hypothesis-profile=long` tries ten times as many, others each time.
+_HYPOTHESIS = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
+settings.register_profile("same", derandomize=True, **_HYPOTHESIS)
+settings.register_profile("long", max_examples=1000, **_HYPOTHESIS)
+settings.load_profile("same")
 
 _ABSENT = pytest.StashKey[list[str]]()
 
@@ -33,7 +41,9 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    """Say loudly what was left out."""
+    """Say what was tried to break it, and loudly what was left out."""
+    if tally.tried:
+        terminalreporter.write_line(tally.summary())
     if absent := config.stash.get(_ABSENT, []):
         terminalreporter.write_line(
             f"THE TESTS ON A SLURM CLUSTER DID NOT RUN: {', '.join(absent)} not found "
