@@ -20,8 +20,3 @@ def summary() -> str:
     """Say how many were tried, by kind, and how many of them were lost."""
     kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(tried.items()))
     return f"Faults injected and cases tried: {tried.total()} ({kinds}); lost: {(tried - kept).total()}."
-
-
-import atexit
-
-atexit.register(lambda: print(kept))
