@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from opensci_lib.errors import OpensciError
+from opensci_lib.errors import Commands, OpensciError
 from opensci_lib.miniature import MODEL
 
 
@@ -26,7 +26,7 @@ _model_path = click.option(
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="opensci-lib")
 def main() -> None:
     """Run the open-sci-ref language models, bit for bit the same, on every transformers release."""

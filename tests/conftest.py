@@ -27,11 +27,14 @@ _ABSENT = pytest.StashKey[list[str]]()
 def pytest_collection_modifyitems(config, items):
     """Mark tests of the miniature, which need a kernel; leave out those on a cluster where SLURM is not installed.
 
-    In CI the cluster's tests stay, and fail.
+    In CI the cluster's tests stay, and fail; those that take minutes run only there.
     """
     for item in items:
         if "miniature" in item.fixturenames:
             item.add_marker(pytest.mark.kernel)
+    if long := [item for item in items if item.get_closest_marker("long") and not os.environ.get("CI")]:
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
     absent = [] if os.environ.get("CI") else missing_programs()
     slurm = [item for item in items if item.get_closest_marker("slurm")]
     if absent and slurm:

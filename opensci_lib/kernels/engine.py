@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 from unittest.mock import patch
 
-from nbclient.exceptions import DeadKernelError
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 from papermill.engines import NBClientEngine, NotebookExecutionManager, papermill_engines
 from papermill.models import Parameter
@@ -23,6 +23,7 @@ from traitlets.config import Config
 
 from opensci_lib import kernels
 from opensci_lib.errors import OpensciError
+from opensci_lib.runs.failure import record_failure
 from opensci_lib.scratch import scratch
 
 
@@ -86,10 +87,25 @@ class TransformersEngine(NBClientEngine):
                     nb_man, kernel_name, *args, config=Config({"KernelManager": manager}), **kwargs
                 )
             except DeadKernelError as error:
-                raise OpensciError(
+                sentence = (
                     f"The kernel {kernel_name} died while it ran the notebook, most often because memory ran out:"
                     " take a smaller model or batch, or a machine with more memory."
-                ) from error
+                )
+                _record(nb_man.nb, sentence)
+                raise OpensciError(sentence) from error
+            except CellTimeoutError as error:
+                sentence = (
+                    f"A cell took more than {kwargs.get('execution_timeout')} seconds under {kernel_name}:"
+                    " find out what it waits for, or raise the limit (cell_timeout in config.yaml)."
+                )
+                _record(nb_man.nb, sentence)
+                raise OpensciError(sentence) from error
+
+
+def _record(nb: NotebookNode, sentence: str) -> None:
+    """Write down why a notebook that computes runs came to no end; its metadata name the record of a run."""
+    if record := nb.metadata.get("opensci", {}).get("record"):
+        record_failure(record, sentence, nb.metadata.get("papermill", {}).get("parameters", {}))
 
 
 def _check_types(nb: NotebookNode) -> None:
