@@ -151,7 +151,7 @@ def give_up(kinds):
 
 HTML = (
     "jupyter nbconvert --to html --embed-images --CoalesceStreamsPreprocessor.enabled=True --log-level WARN"
-    " --TemplateExporter.extra_template_basedirs=notebooks --template report"
+    " --TemplateExporter.extra_template_basedirs=opensci_lib/reports --template pages"
 )
 REPORT = f"{RUN} && {HTML} {{output.notebook}}"
 
@@ -188,12 +188,21 @@ rule compat:
         expand(f"{OUT}/compatibility.html", model=MODELS),
 
 
-# The tables and pictures that this project publishes: the built-in model on all locked releases.
+# What this project publishes: the built-in model on all locked releases, and the pages of the first and the last of them.
+SHOWN = [f"{release}/{name}.html" for release in (REFERENCE_RELEASE, available()[-1]) for name in ("infer", "evaluate", "compat")]
+
+
 rule docs:
     input:
+        "outputs/miniature/.pages",
         multiext("outputs/miniature/", "parity.csv", "evaluation.csv", "compat.csv"),
+        reports=multiext("outputs/miniature/", "summary.html", "evaluation.html", "compatibility.html"),
+    params:
+        shown=SHOWN,
     shell:
-        "for name in parity evaluation compat; do cp outputs/miniature/$name.csv outputs/miniature/$name.png docs/; done"
+        "cp {input.reports} docs/ && for name in parity evaluation compat; do cp outputs/miniature/$name.csv outputs/miniature/$name.png docs/; done"
+        " && (cd outputs/miniature && cp --parents {params.shown} ../../docs/)"
+        " && opensci index --output_dir docs --title 'opensci, the built-in model'"
 
 
 rule prepare:
@@ -300,7 +309,7 @@ rule evaluate:
     params:
         parameters(
             **THIS_MODEL,
-            **{key: config[key] for key in ("tasks", "num_fewshot", "limit", "batch_size", "dtype", "device")},
+            **{key: config[key] for key in ("tasks", "num_fewshot", "limit", "batch_size", "too_long", "dtype", "device")},
         ),
     resources:
         mem_mb=memory(3000, 1.6),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from opensci_lib import kernels
 from opensci_lib.errors import OpensciError
-from opensci_lib.hotfix import all_rules
+from opensci_lib.hotfix import rules_that_know
 from opensci_lib.model_folder import check_model_folder
 from opensci_lib.reports.compare import Run, difference
 from opensci_lib.runs.probe import probe
@@ -83,8 +83,7 @@ def bisect(
                 low = middle
             else:
                 high, what = middle, found
-    rules = tuple(rule.id for rule in all_rules() if any(sign in what for sign in rule.signs))
-    return Bisection(span[low], span[high], what, rules)
+    return Bisection(span[low], span[high], what, rules_that_know(what))
 
 
 def _difference(reference: Run, run: Run) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -64,16 +65,26 @@ def download(model: str | None, revision: str | None, local_dir: str | None, tas
     callback=_built_in,
     help="The model folder to fix, or `miniature`; it is not changed.",
 )
-@click.option("--dst_dir", type=click.Path(), help="Where to write the fixed one; default: SRC_DIR_fixed.")
+@click.option(
+    "--dst_dir", type=click.Path(), help="Where to write the fixed one; default: SRC_DIR_fixed, without dots."
+)
 @click.option("--rules", help="Ids of the rules to apply, with commas; default: all.")
 @click.option("--diff", is_flag=True, help="Print what would change and write nothing.")
 @click.option("--check", is_flag=True, help="Write nothing; exit with 1 if something would change.")
+@click.option("--force", is_flag=True, help="Apply the other rules where one refuses; it may be silently wrong then.")
 @click.option("--list", "list_rules", is_flag=True, help="List the rules.")
 def hotfix(
-    src_dir: str | None, dst_dir: str | None, rules: str | None, diff: bool, check: bool, list_rules: bool
+    src_dir: str | None,
+    dst_dir: str | None,
+    rules: str | None,
+    diff: bool,
+    check: bool,
+    force: bool,
+    list_rules: bool,
 ) -> None:
     """Write a copy of a model folder that loads and computes right on every transformers release."""
     from opensci_lib.hotfix import all_rules, hotfix
+    from opensci_lib.model_folder import read_config
 
     if list_rules:
         for rule in all_rules():
@@ -85,7 +96,7 @@ def hotfix(
     chosen = [word.strip() for word in rules.split(",")] if rules else None
     if src_dir == str(MODEL):
         dst_dir = dst_dir or "miniature_fixed"  # not in the package
-    outcome = hotfix(src_dir, dst_dir, rules=chosen, dry_run=diff or check)
+    outcome = hotfix(src_dir, dst_dir, rules=chosen, dry_run=diff or check, force=force)
     if diff:
         click.echo(outcome.diff, nl=False)
     if check:
@@ -98,6 +109,101 @@ def hotfix(
         click.echo(outcome.left_out)
     counts = ", ".join(f"{count} files {how}" for how, count in outcome.files.items())
     click.echo(f"{outcome.dst_dir}: " + (f"written ({counts})" if outcome.written else "up to date, nothing written"))
+    config = read_config(Path(outcome.dst_dir))
+    dtype = config.get("dtype") or config.get("torch_dtype") or "float32"
+    click.echo(
+        "Load it with its dtype, which 4.x would take for float32 and 5.x from config.json:\n"
+        f'AutoModelForCausalLM.from_pretrained("{outcome.dst_dir}", trust_remote_code=True, dtype=torch.{dtype})'
+        "  # torch_dtype= before 4.56"
+    )
+
+
+@main.command(epilog="Example: opensci check --model_path model_fixed --tf_version 5.23.0")
+@_model_path
+@click.option("--tf_version", help="The transformers release; by default the one installed here.")
+@click.option("--dtype", default="float32", show_default=True, help="auto, float32, bfloat16 or float16.")
+@click.option("--attn_implementation", help="sdpa or eager; default: what the release chooses.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def check(
+    model_path: str, tf_version: str | None, dtype: str, attn_implementation: str | None, as_json: bool
+) -> None:
+    """Say whether a model folder is right under a release, without a reference; its own code is run.
+
+    Exits with 1 where a check finds a fault.
+    """
+    from opensci_lib.model_folder import announce
+
+    if tf_version is not None:
+        from opensci_lib import kernels
+
+        words = ["--model_path", model_path, "--dtype", dtype, *(["--json"] if as_json else [])]
+        words += ["--attn_implementation", attn_implementation] if attn_implementation else []
+        sys.exit(kernels.run(tf_version, "-m", "opensci_lib", "check", *words).returncode)
+    if find_spec("transformers") is None:
+        raise OpensciError("transformers is not installed in this environment: give a release with --tf_version.")
+
+    from importlib.metadata import version
+
+    from opensci_lib.check import check
+
+    click.echo(announce(model_path, f"transformers {version('transformers')}"), err=True)
+    report = check(model_path, dtype=dtype, attn_implementation=attn_implementation)
+    if as_json:
+        click.echo(json.dumps(report.as_json(), indent=2))
+    else:
+        for finding in report.findings:
+            known = f" (rule {', '.join(finding.rules)})" if finding.rules else ""
+            click.echo(f"{finding.check:12}{finding.fault or 'ok'}{known}")
+    sys.exit(not report.is_right)
+
+
+@main.command(epilog="Example: opensci publish --src_dir model_fixed --dry_run")
+@click.option(
+    "--src_dir", "src_dirs", required=True, multiple=True, type=click.Path(), help="A fixed folder; may be repeated."
+)
+@click.option("--repo_id", help="ORG/NAME on the Hub; default: where the model was downloaded from.")
+@click.option("--revision", help="The branch that the pull request is for; default: that of the download, or main.")
+@click.option("--create_pr", is_flag=True, help="Open a pull request: the default.")
+@click.option("--branch", help="Commit to this branch instead; it is made where there is none.")
+@click.option("--mirror", is_flag=True, help="Make a repository of your own, REPO_ID, of the whole folder instead.")
+@click.option("--dry_run", is_flag=True, help="Print what would be sent, and send nothing.")
+@click.option("--yes", is_flag=True, help="Send without asking.")
+@click.option("--unproven", is_flag=True, help="Send a folder that `opensci prove` has not passed; it says so.")
+def publish(
+    src_dirs: tuple[str, ...],
+    repo_id: str | None,
+    revision: str | None,
+    create_pr: bool,
+    branch: str | None,
+    mirror: bool,
+    dry_run: bool,
+    yes: bool,
+    unproven: bool,
+) -> None:
+    """Send what the hotfix changed to the model's repository as a pull request, once it was shown and agreed to."""
+    from opensci_lib.publish import Parcel, publish
+
+    if create_pr + bool(branch) + mirror > 1:
+        raise click.UsageError("--create_pr, --branch and --mirror exclude one another.")
+    if len(src_dirs) > 1 and repo_id:
+        raise click.UsageError("Several folders go to several repositories: leave --repo_id out.")
+
+    def agreed(parcel: Parcel) -> bool:
+        click.echo(parcel.shown())
+        return not parcel.outcome and not dry_run and (yes or click.confirm(f"Send this to {parcel.repo_id}?"))
+
+    outcomes = [
+        *publish(
+            src_dirs, agreed, repo_id=repo_id, revision=revision, branch=branch, mirror=mirror, unproven=unproven
+        )
+    ]
+    [(_, words, well), *others] = outcomes
+    if not others and not well:
+        raise OpensciError(words)
+    width = max(len(folder) for folder, _, _ in outcomes)
+    for folder, words, _ in outcomes:
+        click.echo(f"{folder:{width}}  {words}")
+    sys.exit(not all(well for _, _, well in outcomes))
 
 
 @main.command(epilog="Example: opensci bisect --model_path model --good 4.48.0 --bad 5.23.0")
@@ -180,11 +286,12 @@ def doctor() -> None:
 
 @main.command(epilog="Example: opensci index --output_dir outputs/miniature")
 @click.option("--output_dir", required=True, type=click.Path(), help="A model's folder of results, outputs/<model>.")
-def index(output_dir: str) -> None:
+@click.option("--title", help="What the page is headed with; default: the folder's name.")
+def index(output_dir: str, title: str | None) -> None:
     """Write the page that links a model's reports, notebooks and data."""
     from opensci_lib.reports.index import index
 
-    click.echo(index(output_dir))
+    click.echo(index(output_dir, title))
 
 
 @main.group()

@@ -6,7 +6,8 @@ import filecmp
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,18 +118,36 @@ def _placed(source: Path, target: Path, put: Callable[[Path, Path], object]) -> 
 
 def _from_hub(model: str, revision: str | None, place: Path | None) -> tuple[Path, str]:
     """Return (folder, commit) of a model on the Hub, and say in a sentence why it is unavailable."""
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    name = f"{model} at revision {revision}" if revision else model
+    try:
+        with refusals(model, revision):
+            return _transfer(model, revision, place)
+    except LocalEntryNotFoundError as error:  # what the library makes of any failure to connect
+        raise OpensciError(
+            f"{name} is not in the Hub's cache on this machine and the Hub can't be reached: run "
+            f"`opensci download {model}` with a network, HF_HUB_OFFLINE unset and the same HF_HOME."
+        ) from error
+    except HfHubHTTPError as error:
+        raise OpensciError(f"The Hub answered for {name}: {str(error).splitlines()[0]}") from error
+    except lost_connection() as error:
+        raise OpensciError(f"{name} did not arrive whole, download it again: {str(error).splitlines()[0]}") from error
+
+
+@contextmanager
+def refusals(model: str, revision: str | None = None) -> Generator[None]:
+    """Say in a sentence why the Hub does not give a model."""
     from huggingface_hub.errors import (
         GatedRepoError,
-        HfHubHTTPError,
         HFValidationError,
-        LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
     name = f"{model} at revision {revision}" if revision else model
     try:
-        return _transfer(model, revision, place)
+        yield
     except GatedRepoError as error:
         raise OpensciError(f"{name} is gated: ask for access on its page and set HF_TOKEN.") from error
     except RevisionNotFoundError as error:
@@ -141,15 +160,6 @@ def _from_hub(model: str, revision: str | None, place: Path | None) -> tuple[Pat
         raise OpensciError(
             f"{model!r} is neither a folder, nor {MINIATURE!r}, nor a Hub id of the form owner/name."
         ) from error
-    except LocalEntryNotFoundError as error:  # what the library makes of any failure to connect
-        raise OpensciError(
-            f"{name} is not in the Hub's cache on this machine and the Hub can't be reached: run "
-            f"`opensci download {model}` with a network, HF_HUB_OFFLINE unset and the same HF_HOME."
-        ) from error
-    except HfHubHTTPError as error:
-        raise OpensciError(f"The Hub answered for {name}: {str(error).splitlines()[0]}") from error
-    except _lost_connection() as error:
-        raise OpensciError(f"{name} did not arrive whole, download it again: {str(error).splitlines()[0]}") from error
 
 
 def _transfer(model: str, revision: str | None, place: Path | None) -> tuple[Path, str]:
@@ -178,11 +188,11 @@ def _listed(model: str, commit: str) -> list[RepoSibling] | None:
         return HfApi().model_info(model, revision=commit, files_metadata=True).siblings
     except HfHubHTTPError:
         raise
-    except _lost_connection():
+    except lost_connection():
         return None
 
 
-def _lost_connection() -> tuple[Any, ...]:
+def lost_connection() -> tuple[Any, ...]:
     """Return the errors of requests, httpx or httpx2, whichever the release of huggingface_hub is built on."""
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -196,11 +206,16 @@ def _check_transfer(folder: Path, there: list[RepoSibling], patterns: list[str])
     asked = list(filter_repo_objects(there, allow_patterns=patterns, key=lambda file: file.rfilename))
     for listed in tqdm(asked, "hashes", unit=" files", disable=len(asked) < 2):
         file = (folder / listed.rfilename).resolve()  # not the link to it in the cache
-        if _git_hash(file) != listed.blob_id if listed.lfs is None else _sha256(file) != listed.lfs.sha256:
+        if not is_listed(file, listed):
             file.unlink()
             raise OpensciError(
                 f"{listed.rfilename} in {folder} was not what the Hub lists and is removed: download the model again."
             )
+
+
+def is_listed(file: Path, listed: RepoSibling) -> bool:
+    """Say whether a file is the one that the Hub lists, by its hash there: LFS has a SHA-256, git one of its own."""
+    return git_hash(file.read_bytes()) == listed.blob_id if listed.lfs is None else _sha256(file) == listed.lfs.sha256
 
 
 def _sha256(file: Path) -> str:
@@ -208,7 +223,6 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def _git_hash(file: Path) -> str:
+def git_hash(content: bytes) -> str:
     """Return what git calls a file with this content: https://git-scm.com/book/en/v2/Git-Internals-Git-Objects."""
-    content = file.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()

@@ -11,10 +11,10 @@ import glob
 import json
 import os
 import re
+import secrets
 import shutil
 import stat
 import sys
-import tempfile
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +33,7 @@ _LEFT_OUT = {".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf"
 #: What ends the name of the sibling that holds what stood at a place before.
 _OLD = ".old"
 _FICLONE = 0x40049409  # of linux/fs.h
+_RELATIVE_IMPORT = re.compile(r"^\s*from\s+\.(\w+)\s+import", re.MULTILINE)
 _WEIGHTS = "model.safetensors"
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 #: The most bytes of a text that are read; transformers' own longest modelling file has a third of a million.
@@ -42,8 +43,8 @@ _REFERENCE = re.compile(r"(\w[\w-]*)\.(\w+)")
 _SHARD = re.compile(r"[^./\0][^/\0]*\.safetensors")
 
 
-def check_model_folder(path: Path | str) -> Path:
-    """Return `path`, absolute, if it holds a whole model: configuration, code, weights and tokenizer.
+def check_model_folder(path: Path | str, tokenizer: bool = True) -> Path:
+    """Return `path`, absolute, if it holds a whole model: configuration, code, weights and, if asked for, tokenizer.
 
     Weights are judged by their safetensors headers, so the check takes no longer for larger models.
 
@@ -55,9 +56,9 @@ def check_model_folder(path: Path | str) -> Path:
     config = read_config(folder)
     for file in code_files(folder, config):
         if not _is_there(file):
-            raise OpensciError(f"{folder} has no {file.name}, which its config.json names: download it again.")
+            raise OpensciError(f"{folder} has no {file.name}, which its config.json or code names: download it.")
     _check_weights(folder)
-    if not any(_is_there(folder / name) for name in _TOKENIZERS):
+    if tokenizer and not any(_is_there(folder / name) for name in _TOKENIZERS):
         raise OpensciError(f"{folder} has no tokenizer ({' or '.join(_TOKENIZERS)}): download the model again.")
     return folder
 
@@ -71,9 +72,27 @@ def read_config(folder: Path) -> dict[str, Any]:
     return read_settings(folder / "config.json")
 
 
+def announce(path: Path | str, where: str) -> str:
+    """Say in a line which of a folder's Python files are about to be run, and where."""
+    folder = Path(path)
+    names = [file.name for file in code_files(folder, read_config(folder))]
+    return f"Running {', '.join(names)} of {folder} in {where}." if names else f"{folder} has no code of its own."
+
+
 def code_files(folder: Path, config: dict[str, Any]) -> list[Path]:
-    """Return the folder's Python files that `auto_map` in its config.json names, in its order."""
-    return list(classes(folder, config))
+    """Return the folder's Python files that `auto_map` in its config.json reaches: those named, in its order, first.
+
+    The others are reached through relative imports, found as transformers finds them: by lines, without parsing.
+    """
+    names = dict.fromkeys(file.name for file in classes(folder, config))
+    waiting = list(names)
+    while waiting:
+        file = folder / waiting.pop(0)
+        text = read_text(file) if _is_there(file) else ""
+        found = [f"{module}.py" for module in _RELATIVE_IMPORT.findall(text)]
+        waiting += [name for name in dict.fromkeys(found) if name not in names]
+        names |= dict.fromkeys(found)
+    return [folder / name for name in names]
 
 
 def classes(folder: Path, config: dict[str, Any]) -> dict[Path, list[str]]:
@@ -300,8 +319,8 @@ def appearing(folder: Path) -> Generator[Path]:
     the two leaves both beside the place, whole and hidden; the next `alone` puts the old one back.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=_beside(folder), dir=folder.parent))
-    partial.chmod(0o755)
+    partial = folder.with_name(_beside(folder) + secrets.token_hex(4))
+    partial.mkdir()
     old = partial.with_name(partial.name + _OLD)
     try:
         yield partial
@@ -315,6 +334,13 @@ def appearing(folder: Path) -> Generator[Path]:
         raise
     if old.exists():
         shutil.rmtree(old)
+
+
+def follow_umask(path: Path) -> None:
+    """Give a file the mode that this process's umask says: safetensors 0.8 and later keep theirs to the owner."""
+    mask = os.umask(0o077)  # there is no way to ask without setting it
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
 
 
 def _beside(folder: Path) -> str:

@@ -1,6 +1,7 @@
 """What tests share: the miniature, its hotfixed folders, and runs of them in kernel environments."""
 
 import os
+import shutil
 from functools import cache
 from pathlib import Path
 
@@ -21,13 +22,13 @@ settings.register_profile("same", derandomize=True, **_HYPOTHESIS)
 settings.register_profile("long", max_examples=1000, **_HYPOTHESIS)
 settings.load_profile("same")
 
-_ABSENT = pytest.StashKey[list[str]]()
+_LEFT_OUT = pytest.StashKey[list[str]]()
 
 
 def pytest_collection_modifyitems(config, items):
-    """Mark tests of the miniature, which need a kernel; leave out those on a cluster where SLURM is not installed.
+    """Mark tests of the miniature, which need a kernel; leave out those whose programs are not installed.
 
-    In CI the cluster's tests stay, and fail; those that take minutes run only there.
+    In CI nothing is left out: tests whose programs are missing stay, and fail, and those that take minutes run.
     """
     for item in items:
         if "miniature" in item.fixturenames:
@@ -35,25 +36,28 @@ def pytest_collection_modifyitems(config, items):
     if long := [item for item in items if item.get_closest_marker("long") and not os.environ.get("CI")]:
         config.hook.pytest_deselected(items=long)
         items[:] = [item for item in items if item not in long]
-    absent = [] if os.environ.get("CI") else missing_programs()
-    slurm = [item for item in items if item.get_closest_marker("slurm")]
-    if absent and slurm:
-        config.stash[_ABSENT] = absent
-        config.hook.pytest_deselected(items=slurm)
-        items[:] = [item for item in items if item not in slurm]
+    needs = {
+        "slurm": ("ON A SLURM CLUSTER", missing_programs(), "slurm-wlm munge"),
+        "browser": ("IN A BROWSER", [] if shutil.which("chromium") else ["chromium"], "chromium"),
+    }
+    config.stash[_LEFT_OUT] = []
+    for marker, (where, absent, packages) in needs.items():
+        left_out = [item for item in items if item.get_closest_marker(marker)]
+        if absent and left_out and not os.environ.get("CI"):
+            config.stash[_LEFT_OUT].append(
+                f"THE TESTS {where} DID NOT RUN: {', '.join(absent)} not found "
+                f"(`apt install {packages}` brings what is missing)."
+            )
+            config.hook.pytest_deselected(items=left_out)
+            items[:] = [item for item in items if item not in left_out]
 
 
 def pytest_terminal_summary(terminalreporter, config):
     """Say what was tried to break it, and loudly what was left out."""
     if tally.tried:
         terminalreporter.write_line(tally.summary())
-    if absent := config.stash.get(_ABSENT, []):
-        terminalreporter.write_line(
-            f"THE TESTS ON A SLURM CLUSTER DID NOT RUN: {', '.join(absent)} not found "
-            "(`apt install slurm-wlm munge` brings them).",
-            red=True,
-            bold=True,
-        )
+    for sentence in config.stash.get(_LEFT_OUT, []):
+        terminalreporter.write_line(sentence, red=True, bold=True)
 
 
 @pytest.fixture(scope="session")

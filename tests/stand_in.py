@@ -31,8 +31,9 @@ class StandIn:
         (place / "uv").chmod(0o755)
         monkeypatch.setenv("UV", str(place / "uv"))
         monkeypatch.setenv("STAND_IN", str(place))
-        monkeypatch.setattr(project, "ENVIRONMENTS", place / "environments")
-        monkeypatch.setattr(project, "driver_prefix", lambda: place / "driver")
+        for folder in ("LOCKS", "ENVIRONMENTS"):
+            monkeypatch.setattr(project, folder, place / "environments")
+        monkeypatch.setattr(project, "kernelspecs", lambda: place / "kernels")
 
     def add(self, release: str, shell: str) -> None:
         """Add a locked release."""

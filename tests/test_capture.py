@@ -386,9 +386,11 @@ _OBSERVE = """
 import copy, json, sys
 import numpy as np, torch
 from opensci_lib.errors import OpensciError
+from opensci_lib.runs.capture import Capture
 from opensci_lib.runs.loading import load
 from opensci_lib.runs.observe import observe
 from opensci_lib.runs.tensors import as_numpy, bits, fingerprints
+from opensci_lib.runs.trace import decoded, trace
 
 folder, out = sys.argv[1:]
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -408,8 +410,8 @@ for dtype in DTYPES:
         with torch.inference_mode():  # again, with nothing attached
             logits = model(torch.tensor([prompt])).logits[0]
             embedded = model.model.embed_tokens(torch.tensor(prompt))
-        trace = model.model.layers[0].self_attn.trace
-        for stage, values in {"embed_tokens": embedded, "lm_head": logits, **trace}.items():
+        attention = model.model.layers[0].self_attn.trace
+        for stage, values in {"embed_tokens": embedded, "lm_head": logits, **attention}.items():
             arrays[f"{number}.{stage}"] = bits(values).numpy()
     np.savez(f"{out}/{dtype}.npz", **arrays)
     # Every bit of every feature turned in a row of its own, then each two features exchanged, then the row twice.
@@ -442,6 +444,11 @@ reference = f"{out}/float32.safetensors"
 for name, model in {"right": plain, "wrong": wrong}.items():
     observe(model, prompts, ids, f"{out}/{name}-kept.safetensors")
     observe(model, prompts, ids, f"{out}/{name}-compared.safetensors", reference=reference)
+
+with torch.inference_mode():
+    bare = trace(lambda: plain(torch.tensor([ids[1]])))
+captured = Capture(f"{out}/right-kept.safetensors")["1.trace"]
+found["trace"] = [len(bare) > 5, decoded(captured.tobytes()) == bare]
 
 # Nothing is left behind in the model, neither after success nor after a failure.
 def hooks(model):
@@ -575,6 +582,11 @@ def test_a_capture_without_logits_is_smaller_by_them(observed):
     sizes = [(observed / f"right-{how}.safetensors").stat().st_size for how in ("kept", "compared")]
     # 2508 positions: eight logits of four bytes, or two truth values and three float64
     assert sizes[0] - sizes[1] == 2508 * (8 * 4 - 2 - 3 * 8)
+
+
+@pytest.mark.kernel
+def test_a_trace_holds_none_of_the_watching(observed):
+    assert json.loads((observed / "found.json").read_text())["trace"] == [True, True]
 
 
 @pytest.mark.kernel

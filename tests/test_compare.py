@@ -23,6 +23,7 @@ from opensci_lib.reports.compare import (
 )
 from opensci_lib.runs.capture import Capture, CaptureWriter
 from opensci_lib.runs.logits import COMPARED
+from opensci_lib.runs.trace import Operation, encoded
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -99,6 +100,29 @@ def make_run(tmp_path):
         return Run(tmp_path / name)
 
     return make
+
+
+def asked(**arguments) -> dict[str, np.ndarray]:
+    """Return the first prompt's trace, of one operation, as a capture holds it."""
+    return {"0.trace": np.frombuffer(encoded([Operation("aten.mm", arguments)]), np.uint8)}
+
+
+def test_of_equal_runs_it_is_said_whether_they_were_bound_to_be_equal(make_run):
+    reference = make_run(tensors=asked(self="float32[1]"))
+    same = make_run("5.0.0/fixed", asked(self="float32[1]"))
+    other = make_run("5.1.0/fixed", asked(self="float32[2]"))
+    unequal = make_run("5.1.0/minimal", asked(self="float32[2]") | changed("0.logits", 0, 5))
+    assert verdict(reference, same, 0) == f"{EQUAL}, and in operations: equal wherever torch is the same"
+    assert verdict(reference, other, 0) == (
+        f"{EQUAL}, on this machine, by other operations: "
+        "operation 1 of 1, aten.mm: self float32[2] instead of float32[1]"
+    )
+    assert verdict(reference, unequal, 0).startswith("parts from the reference")
+    assert verdict(reference, same, 1) == verdict(reference, make_run("5.2.0/fixed"), 0) == EQUAL
+    assert [difference(reference, run, 0) for run in (same, other)] == [None, None]
+    table, _ = parity(reference, [same, other])
+    assert table["verdict"][0] == verdict(reference, same, 0)
+    assert table["verdict"][2] == verdict(reference, other, 0)
 
 
 def changed(name, index, value):
@@ -353,6 +377,29 @@ def test_inv_freq_that_prints_the_same(compared):
     )
 
 
+@pytest.mark.parametrize(
+    ("record", "cause"),
+    [
+        ({"settings": {"dtype": "float32", "device": "cuda:0"}}, "its device is cuda:0, the reference's cpu"),
+        (
+            {"settings": {"dtype": "float32", "device": "cpu", "attn_implementation": "eager"}},
+            "its attn_implementation is eager, the reference's sdpa",
+        ),
+        ({"versions": {"transformers": "5.2.0", "torch": "2.12.0"}}, "its torch is 2.12.0, the reference's 2.13.0"),
+    ],
+)
+def test_other_conditions_are_named(make_run, record, cause):
+    settings = {"dtype": "float32", "device": "cpu", "attn_implementation": "sdpa"}
+    versions = {"transformers": "4.48.0", "torch": "2.13.0"}
+    reference = make_run(record={"settings": settings, "versions": versions})
+    if "settings" in record:
+        record = {"versions": versions, "settings": {**settings, **record["settings"]}}
+    run = make_run("5.2.0/fixed", changed("0.logits", (0, 0), 9), {"settings": settings, **record})
+    assert verdict(reference, run, 0).endswith(f": {cause}")
+    same = make_run("5.3.0/fixed", {}, {"settings": settings, "versions": versions, **record})
+    assert verdict(reference, same, 0) == EQUAL
+
+
 def test_three_numbers_of_inv_freq_are_shown(make_run):
     longer = {"0.inv_freq": np.array([1, 0.5, 0.25, 0.125], np.float32)}
     garbage = {"0.inv_freq": np.array([0, NAN, 1 / 3, 0.125], np.float32)}
@@ -373,7 +420,10 @@ def test_another_dtype(compared):
     assert positions["max_abs_diff"].tolist() == [0, 0, 0, 9, 9]
     assert (
         table["verdict"].tolist()
-        == ["parts from the reference at the logits, position 0, though no stage in both differs: it ran in bfloat16"]
+        == [
+            "parts from the reference at the logits, position 0, though no stage in both differs: "
+            "its dtype is bfloat16, the reference's float32"
+        ]
         * 2
     )
 
@@ -498,7 +548,7 @@ def test_several_things_at_once(make_run):
         "the difference of the logits is NaN, first at position 2: "
         "1 of 3 tensors differ from the checkpoint: the model's own _init_weights overwrote them after loading; "
         "inv_freq holds [0, 0.25, …] where [1, 0.25, …] belongs: "
-        "the buffer was left as uninitialised memory after loading; it ran in float16"
+        "the buffer was left as uninitialised memory after loading; its dtype is float16, the reference's float32"
     )
     assert difference(make_run(), run, 1) == (
         "has the reference's logits, and no stage in both differs; 2 of 4 stages are in both"
@@ -517,9 +567,12 @@ def test_several_things_at_once(make_run):
         ("model.layers.1.self_attn.k_rope", "layer 1, keys after RoPE"),
         ("model.layers.1.self_attn", "layer 1, the attention output"),
         ("model.layers.1.mlp", "layer 1, the MLP output"),
-        ("model.layers.1.mlp.gate_proj", "layer 1, gate_proj"),
-        ("model.layers.1.mlp.experts.7.up_proj", "layer 1, up_proj"),
-        ("model.norm", "norm"),
+        ("model.layers.1.mlp.gate_proj", "layer 1, the MLP gate"),
+        ("model.layers.0", "layer 0, the layer's output"),
+        ("model.layers.1.mlp.experts.7.up_proj", "layer 1, the MLP up projection"),
+        ("model.layers.1.mlp.experts.7", "layer 1, 7"),
+        ("model.norm", "the final norm"),
+        ("model.other", "other"),
         ("lm_head", "the logits"),
     ],
 )
@@ -825,7 +878,7 @@ def test_a_sentence_never_says_more_than_the_table(tmp_path, pair):
         assert ("stages are in both" in said) == (set(our_stages) != set(their_stages))
         assert ("weights and inv_freq are right" not in said) or (inv_freq_equal and not differing)
         assert ("uninitialised" not in said and "other bits" not in said) or not inv_freq_equal
-        assert (f"it ran in {their_dtype}" in said) == (our_dtype != their_dtype)
+        assert (f"its dtype is {their_dtype}, the reference's {our_dtype}" in said) == (our_dtype != their_dtype)
         assert ("tensors differ from the checkpoint" in said) == (
             bool(differing) and said != EQUAL and not said.startswith("has")
         )

@@ -16,7 +16,7 @@ from opensci_lib.download import Download, download
 from opensci_lib.errors import OpensciError
 from opensci_lib.miniature import MODEL
 from opensci_lib.model_folder import files
-from tests.hub import Hub, serve
+from tests.hub import Hub, serve, taken_for_the_real_one
 
 MAIN, STEP = "a" * 40, "b" * 40
 WEIGHTS = "model.safetensors"
@@ -54,17 +54,8 @@ def hub(folder, step, tmp_path, monkeypatch):
     """A running Hub of two branches, which this process takes for the real one."""
     hub = Hub(folder, "org/name", {"main": MAIN, "iter_0002000": STEP})
     hub.folders = {MAIN: folder, STEP: step}
-    monkeypatch.delenv("HF_TOKEN", raising=False)
     with serve(hub) as address:
-        hub.environment = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
-        # The library reads its variables when it is imported.
-        monkeypatch.setattr(constants, "ENDPOINT", address)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf" / "hub"))
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no token"))
+        hub.environment = taken_for_the_real_one(address, tmp_path / "hf", monkeypatch)
         yield hub
 
 

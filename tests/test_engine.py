@@ -71,7 +71,7 @@ def test_the_parameter_picks_the_release_and_the_sockets_are_files_that_vanish(n
 def releases(tmp_path, monkeypatch):
     """Two releases whose kernels are this Python, and say which they are."""
     releases = StandIn(tmp_path / "stand-in", monkeypatch)
-    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "stand-in" / "driver" / "share" / "jupyter"))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "stand-in"))
     for release in ("4.48.0", "5.2.0"):
         releases.add(release, f'RELEASE={release} exec {sys.executable} "$@"')
     return releases

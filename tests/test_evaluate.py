@@ -261,6 +261,7 @@ class StandIn:
         self.versions = {"lm-eval": "0.4"}
         self.calls = []
         self.fail = None
+        self.too_long = {}  # how many items of which task are
 
     def tasks(self, name):
         self.calls.append(("tasks", name))
@@ -268,8 +269,8 @@ class StandIn:
             raise OpensciError(f"no {name}")
         return [f"the tasks of {name}"]
 
-    def model(self, model_path, dtype, device, batch_size):
-        self.calls.append(("model", model_path, dtype, device, batch_size))
+    def model(self, model_path, dtype, device, batch_size, too_long):
+        self.calls.append(("model", model_path, dtype, device, batch_size, too_long))
         self.lm = SimpleNamespace(batch_size=batch_size)
         return self.lm
 
@@ -283,6 +284,7 @@ class StandIn:
             "configs": {name: CHOICE, f"{name}_text": ROLLING},
             "n-shot": {name: num_fewshot},
             "config": {"model_dtype": Path},
+            "items_too_long": {task: count for task, count in self.too_long.items() if task == name},
             "samples": {name: [choice(1, [-3, -1, -2], acc=1.0)], f"{name}_text": [rolling(2, "ba", -1.0)]},
         }
 
@@ -313,10 +315,10 @@ def output(tmp_path):
 
 
 def test_everything_is_handed_on(harness, model, output):
-    evaluate(model, output, ["b", "a"], 3, 20, 16, "bfloat16", "cuda:1", harness=harness)
+    evaluate(model, output, ["b", "a"], 3, 20, 16, "bfloat16", "cuda:1", "skip", harness=harness)
     assert harness.calls == [
         ("tasks", "b"),
-        ("model", model, "bfloat16", "cuda:1", 16),
+        ("model", model, "bfloat16", "cuda:1", 16, "skip"),
         ("score", "the tasks of b", 3, 20),
         ("tasks", "a"),
         ("score", "the tasks of a", 3, 20),
@@ -327,7 +329,7 @@ def test_by_default_the_four_tasks_that_need_no_download(harness, model, output)
     evaluate(model, output, harness=harness)
     names = ["opensci_facts", "opensci_cloze", "opensci_recall", "opensci_prose"]
     assert harness.scored == names
-    assert harness.calls[1] == ("model", model, "auto", "auto", 8)
+    assert harness.calls[1] == ("model", model, "auto", "auto", 8, "refuse")
     assert [call[2:] for call in harness.calls if call[0] == "score"] == [(None, None)] * 4
 
 
@@ -361,7 +363,9 @@ def test_what_is_written(harness, model, output):
         "dtype": "float32",
         "device": "cpu",
         "versions": {"lm-eval": "0.4"},
+        "too_long": "refuse",
         "batch_size_used": {"b": 8, "a": 4},
+        "items_too_long": {},
         "variant": "fixed",
     }
     samples = pd.read_parquet(output / "samples.parquet")
@@ -421,6 +425,31 @@ def test_with_another_setting_it_is_computed_again(harness, model, output, chang
     results = evaluate(model, output, ["b"], harness=harness, **change)
     assert harness.scored == ["b", "b"]
     assert {name: results["run"][name] for name in change} == change
+
+
+def test_what_becomes_of_long_items_matters_only_to_tasks_that_have_some(harness, model, output):
+    """Refused at one task, those before it are kept, with whatever choice they go on."""
+    harness.too_long = {"b": 3}
+    harness.fail = "a"
+    with pytest.raises(OpensciError, match="no a"):
+        evaluate(model, output, ["c", "b", "a"], harness=harness, too_long="truncate")
+    harness.fail = None
+    kept = evaluate(model, output, ["c", "b", "a"], harness=harness, too_long="truncate")["run"]
+    assert harness.scored == ["c", "b", "a"]
+    assert (kept["too_long"], kept["items_too_long"]) == ("truncate", {"b": 3})
+    harness.fail = "d"
+    with pytest.raises(OpensciError, match="no d"):
+        evaluate(model, output, ["c", "b", "d"], harness=harness, too_long="truncate")
+    assert harness.scored == ["c", "b", "a", "c", "b"]
+    assert evaluate(model, output, ["c", "b"], harness=harness, too_long="skip")["run"]["too_long"] == "skip"
+    assert harness.scored == ["c", "b", "a", "c", "b", "b"]
+
+
+def test_an_unknown_choice_for_long_items_is_refused_before_anything_is_done(harness, model, output):
+    with pytest.raises(OpensciError) as refused:
+        evaluate(model, output, harness=harness, too_long="shorten")
+    assert refused.value.message == "Unknown too_long 'shorten': choose one of refuse, truncate, skip."
+    assert harness.calls == []
 
 
 def test_with_the_number_of_examples_of_a_group_it_is_computed_again(harness, model, output):
@@ -615,7 +644,10 @@ def write_tasks(folder):
         "target_delimiter: ''")  # fmt: skip
     texts = [{"text": "a b c"}, {"text": "a c d e f g <end> a b c"}]
     put("text", "loglikelihood_rolling", "''", "'{{text}}'", ["word_perplexity"], texts)
-    put("long", "loglikelihood", "'{{text}}'", "' c'", ["acc"], [{"text": "a b c d e f"}])
+    texts = ["b", "a b c d e f", "a b", "g g g g g"]
+    put("long", "loglikelihood", "'{{text}}'", "' c'", ["acc"], [{"text": text} for text in texts])
+    put("longer", "loglikelihood", "'{{text}}'", "' c'", ["acc"], [{"text": "a b c d e f"}])
+    put("answer", "loglikelihood", "'{{text}}'", "' b c d e f g'", ["acc"], [{"text": "a"}, {"text": "b"}])
     put("write", "generate_until", "'{{text}}'", "' c'", ["exact_match"], [{"text": "a"}])
     (folder / "bad.yaml").write_text("task: [unclosed\n")
     (folder / "empty.yaml").write_text("just_this: 1\n")
@@ -645,7 +677,11 @@ def outcomes(variant_folder, tmp_path_factory):
         "none": {"tasks": [files["choice"]]},
         "broken": {"tasks": [files["choice"]]},
         "short": {"tasks": [files["text"]]},
-        "too long": {"model": "short", "tasks": [files["long"]]},
+        "too long": {"model": "short", "tasks": [files["choice"], files["long"]]},
+        "truncate": {"model": "short", "tasks": [files["choice"], files["long"]], "too_long": "truncate"},
+        "skip": {"model": "short", "tasks": [files["long"], files["word"]], "too_long": "skip"},
+        "skip all": {"model": "short", "tasks": [files["longer"]], "too_long": "skip"},
+        "answer": {"model": "short", "tasks": [files["answer"]], "too_long": "truncate"},
         "settings": {"tasks": [files["choice"], files["word"]], "num_fewshot": 1, "limit": 1, "dtype": "bfloat16"},
         "device": {"tasks": [files["choice"]], "device": "cuda:99"},
         "bad": {"tasks": [files["bad"]]},
@@ -742,8 +778,45 @@ def test_a_text_longer_than_the_context_is_read_in_windows(outcomes):
 @pytest.mark.kernel
 def test_an_item_longer_than_the_context_is_refused(outcomes):
     assert outcomes.found["too long"] == (
-        "An item of 7 tokens is longer than the model's context of 5: lower num_fewshot, or leave this task out."
+        "Task long has items longer than the model's context of 5 tokens (1 of 4): "
+        "lower num_fewshot, leave this task out, or set too_long to truncate or skip."
     )
+    kept = outcomes.folder / "results" / "too long" / "evaluation"
+    assert [len(pd.read_parquet(file)) for file in kept.glob("*/samples.parquet")] == [3]  # of the task before
+
+
+@pytest.mark.kernel
+def test_an_item_longer_than_the_context_may_lose_its_beginning(outcomes):
+    """What comes before the last word does not matter to the hand-made model."""
+    samples = table(outcomes, "truncate")
+    assert samples["doc_id"].tolist() == [0, 1, 2, 0, 1, 2, 3]
+    expected = [tiny.RIGHT, tiny.WRONG, tiny.RIGHT, tiny.WRONG]
+    np.testing.assert_allclose([found[0] for found in samples["loglikelihoods"][3:]], expected, rtol=1e-6)
+    results = results_of(outcomes, "truncate")
+    assert results["run"]["items_too_long"] == {"long": 1}
+    assert results["results"]["long"]["acc,none"] == 1 / 2
+
+
+@pytest.mark.kernel
+def test_an_item_longer_than_the_context_may_be_left_out(outcomes):
+    """Of tables and of scores; the others keep their numbers and their own answers."""
+    samples = table(outcomes, "skip")
+    assert samples["task"].tolist() == ["long", "long", "long", "word", "word"]
+    assert samples["doc_id"].tolist() == [0, 2, 3, 0, 1]
+    assert samples["text"].tolist() == ["b", "a b", "g g g g g", "a b", "f g"]
+    expected = [tiny.RIGHT, tiny.RIGHT, tiny.WRONG, tiny.RIGHT, tiny.WRONG]
+    np.testing.assert_allclose([found[0] for found in samples["loglikelihoods"]], expected, rtol=1e-6)
+    results = results_of(outcomes, "skip")
+    assert results["run"]["items_too_long"] == {"long": 1}
+    assert results["results"]["long"]["acc,none"] == 2 / 3
+    assert results["n-samples"]["long"] == {"original": 4, "effective": 3}
+
+
+@pytest.mark.kernel
+def test_where_no_choice_can_help_there_is_a_sentence(outcomes):
+    context = "longer than the model's context of 5 tokens"
+    assert outcomes.found["skip all"] == f"All items of task longer are {context}: leave it out."
+    assert outcomes.found["answer"] == (f"Task answer has an answer {context}: leave it out, or skip such items.")
 
 
 @pytest.mark.kernel

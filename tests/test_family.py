@@ -104,23 +104,23 @@ def test_the_notebook_says_what_the_tables_say(outputs):
     ]
     parity, scores = tables(notebook)
     assert parity == [
-        ["model", "revision", "variant", "releases", "bitwise_equal", "max_abs_diff", "top1_agreement"],
-        ["org--large", "iter_0002000", "original", "1", "True", "0", "1"],
-        ["org--large", "iter_0002000", "fixed", "2", "True", "0", "1"],
-        ["org--large", "iter_0002000", "minimal", "1", "False", "NaN", "1"],
-        ["org--large", "iter_0004000", "original", "1", "True", "0", "1"],
-        ["org--large", "iter_0004000", "fixed", "2", "True", "0", "1"],
-        ["org--small", "", "original", "1", "True", "0", "1"],
-        ["org--small", "", "fixed", "2", "False", "0.5", "1"],
-        ["org--small", "", "minimal", "1", "False", "NaN", "1"],
+        ["model", "revision", "variant", "releases", "logits", "largest |Δlogit|", "same top token"],
+        ["org--large", "iter_0002000", "original", "1", "equal", "0", "100 %"],
+        ["org--large", "iter_0002000", "fixed", "2", "equal", "0", "100 %"],
+        ["org--large", "iter_0002000", "minimal", "1", "differs", "NaN", "100 %"],
+        ["org--large", "iter_0004000", "original", "1", "equal", "0", "100 %"],
+        ["org--large", "iter_0004000", "fixed", "2", "equal", "0", "100 %"],
+        ["org--small", "", "original", "1", "equal", "0", "100 %"],
+        ["org--small", "", "fixed", "2", "differs", "0.5", "100 %"],
+        ["org--small", "", "minimal", "1", "differs", "NaN", "100 %"],
     ]
     assert scores[0] == [
-        "task", "metric", "model", "revision", "variant", "releases", "lowest", "highest", "same",
+        "task", "metric", "model", "revision", "variant", "releases", "lowest", "highest", "scores",
     ]  # fmt: skip
     assert [row[2:] for row in scores[-3:]] == [
-        ["org--small", "", "original", "1", "0.5", "0.5", "True"],
-        ["org--small", "", "fixed", "2", "0.25", "0.5", "False"],
-        ["org--small", "", "minimal", "1", "NaN", "NaN", "False"],
+        ["org--small", "", "original", "1", "0.5", "0.5", "equal"],
+        ["org--small", "", "fixed", "2", "0.25", "0.5", "differs"],
+        ["org--small", "", "minimal", "1", "NaN", "NaN", "differs"],
     ]
 
 

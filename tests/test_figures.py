@@ -1,16 +1,18 @@
 """What the figures draw, read back from their axes: every number at its place, in its colour."""
 
+import base64
 import math
 import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
+from bs4 import BeautifulSoup
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
 
-from opensci_lib.reports import figures
+from opensci_lib.reports import figures, findings
 from tests.hand_made import STAGES, make_run, tensors
 
 NAN, INF = float("nan"), float("inf")
@@ -249,7 +251,8 @@ def test_a_line_is_a_run_and_4_stands_beside_5():
         (ORANGE, [0, 1, 2], [8.0, 1.0, 1.0]), (BLUE, [0, 1, 2], [0, 0, 0]), (ORANGE, [0, 1, 2], [0, 2.0, 4.0]),
     ]  # fmt: skip
     labels = [[text.get_text() for text in axes.get_legend().get_texts()] for axes in (four, five)]
-    assert labels == [["original 4.48.0"], ["minimal 5.9.0", "fixed 5.9.0", "minimal 5.10.4"]]
+    assert labels == [["original, 1 release"], ["minimal, 2 releases", "fixed, 1 release"]]
+    assert [text for axes in (four, five) for text in texts(axes)] == []  # neither is equal throughout
     low, high = five.get_ylim()
     assert low < 0
     assert high > 8
@@ -257,8 +260,12 @@ def test_a_line_is_a_run_and_4_stands_beside_5():
     assert (height[2] - height[1]) / (height[3] - height[0]) > 0.01  # not on the line of 0
 
 
-def test_one_major_release_has_the_room_to_itself():
-    assert len(draw(figures.logit_difference(positions(("5.9.0", "fixed", 0, [0, 0])), 0))[1]) == 1
+def test_one_major_release_has_the_room_to_itself_and_says_that_it_is_equal():
+    _, [axes] = draw(figures.logit_difference(positions(("5.9.0", "fixed", 0, [0, 0])), 0))
+    assert list(texts(axes).values()) == ["equal, bit for bit"]
+    assert "0, equal" in ticks(axes.yaxis)
+    signed = positions(("5.9.0", "fixed", 0, [0, 0])).assign(bitwise_equal=False)  # 0.0 is not -0.0
+    assert texts(figures.logit_difference(signed, 0).axes[0]) == {}
 
 
 @pytest.mark.parametrize("values", [[0, NAN, 1.0], [0, INF, 1.0], [NAN, NAN], [INF, INF]])
@@ -269,8 +276,8 @@ def test_positions_that_no_line_reaches_are_marked(values):
     assert lines(axes, "x") == [(ORANGE, lost, [0.96] * len(lost))]
 
 
-def test_cosines_have_a_panel_a_run(tmp_path):
-    """The second prompt; 5.9.0 ran fixed only, so that its other panel stays grey."""
+def test_cosines_have_a_panel_a_run_that_differs(tmp_path):
+    """On the second prompt; runs that are equal have none."""
     flat = np.ones((3, 4), np.float32)
     off, lost = flat.copy(), flat.copy()
     off[2, 1], lost[1, 0] = -0.5, NAN
@@ -282,19 +289,35 @@ def test_cosines_have_a_panel_a_run(tmp_path):
     ]
     title, axes = draw(figures.rope_difference(reference, runs, 1))
     assert title == ("Cosines of the rotary embedding, largest difference from the reference: minimal NaN, fixed 1.5")
-    top_left, top_right, left, right, _ = axes
-    assert [top_left.get_title(), top_right.get_title()] == ["5.9.0", "5.10.4"]
-    assert [top_left.get_ylabel(), left.get_ylabel()] == ["minimal\nfrequency index", "fixed\nfrequency index"]
-    assert not top_left.images
-    assert to_hex(top_left.get_facecolor()) == GREY
-    assert left.images[0].get_array().tolist() == [[0, 0, 0], [0, 0, 1.5]]
-    assert right.images[0].get_array().tolist() == [[0, 0, 0], [0, 0, 0]]
-    assert left.images[0].origin == "lower"
-    assert left.images[0].get_clim() == (0, 2)
-    assert cells(top_right)[0][1] == ORANGE  # NaN, and not the grey of what did not run
-    dark = cells(right)[0][0]
-    assert {cell for row in cells(right) for cell in row} == {dark}
-    assert dark not in (ORANGE, GREY, cells(left)[1][2])
+    lost_one, off_one, _ = axes
+    assert [panel.get_title() for panel in (lost_one, off_one)] == ["minimal 5.10.4", "fixed 5.9.0"]
+    assert off_one.images[0].get_array().tolist() == [[0, 0, 0], [0, 0, 1.5]]
+    assert off_one.images[0].origin == "lower"
+    assert off_one.images[0].get_clim() == (0, 2)
+    assert cells(lost_one)[0][1] == ORANGE  # NaN
+    assert ORANGE not in (cells(off_one)[0][0], cells(off_one)[1][2])
+    assert cells(off_one)[0][0] != cells(off_one)[1][2]
+
+
+def test_equal_cosines_say_so_instead_of_an_empty_panel(tmp_path):
+    reference = make_run(tmp_path)
+    run = make_run(tmp_path, "5.9.0", "fixed")
+    _, [axes] = draw(figures.rope_difference(reference, [reference, run], 0))
+    assert list(texts(axes).values()) == ["equal, bit for bit"]
+    negative = make_run(tmp_path, "5.10.0", "fixed", prompts=({"cos": -np.zeros((3, 4), np.float32)},))
+    zero = make_run(tmp_path, "4.49.0", prompts=({"cos": np.zeros((3, 4), np.float32)},))
+    assert "" not in [axes.get_title() for axes in figures.rope_difference(zero, [negative], 0).axes[:1]]
+
+
+def test_many_runs_stand_in_rows_of_six(tmp_path):
+    reference = make_run(tmp_path)
+    off = ({"cos": np.zeros((3, 4), np.float32)},)
+    runs = [make_run(tmp_path, f"5.{minor}.0", "minimal", prompts=off) for minor in range(8)]
+    _, axes = draw(figures.rope_difference(reference, runs, 0))
+    panels = axes[:12]
+    assert [panel.get_title() for panel in panels] == [f"minimal 5.{minor}.0" for minor in range(8)] + [""] * 4
+    assert [panel.axison for panel in panels] == [True] * 8 + [False] * 4
+    assert len({round(panel.get_position().y0, 3) for panel in panels}) == 2
 
 
 def test_the_map_is_blue_only_where_stages_are_equal(tmp_path):
@@ -305,27 +328,30 @@ def test_the_map_is_blue_only_where_stages_are_equal(tmp_path):
         tmp_path, "5.2.0", "minimal", prompts=({"fingerprints": fingerprints[[0, 2, 3]]}, {"fingerprints": other}),
         stages=[STAGES[0], *STAGES[2:]],
     )  # fmt: skip
-    title, [axes] = draw(figures.divergence_map(reference, run, 1))
+    [(name, differences)] = findings.divergences(reference, [run], 1).items()
+    title, [axes] = draw(figures.divergence_map(name, differences))
     assert title == ("minimal on 5.2.0: 4 of 9 stage outputs differ from the reference; 1 stages are not in both")
-    assert cells(axes) == [[BLUE, ORANGE, BLUE], [None] * 3, [BLUE] * 3, [ORANGE] * 3]
+    assert cells(axes) == [[BLUE, ORANGE, BLUE], [BLUE] * 3, [ORANGE] * 3]
+    assert ticks(axes.yaxis) == ["the token embedding", "layer 0", "the logits"]
+    later = differences.copy()
+    later.loc[STAGES[0]] = 0.0
+    later.loc[STAGES[2], 2] = 1.0
+    _, [axes] = draw(figures.divergence_map(name, later))
+    assert cells(axes) == [[BLUE] * 3, [None] * 3, [BLUE, BLUE, ORANGE], [ORANGE] * 3]
     assert ticks(axes.yaxis) == [
         "the token embedding", "layer 0, queries after RoPE", "layer 0, the attention output", "the logits",
     ]  # fmt: skip
-    title, [axes] = draw(figures.divergence_map(reference, run, 0))
-    assert title == ("minimal on 5.2.0: 0 of 9 stage outputs differ from the reference; 1 stages are not in both")
 
 
-def test_names_of_many_stages_stand_at_their_rows(tmp_path):
-    stages = [f"model.layers.{layer}.mlp" for layer in range(100)]
-    fingerprints = {"fingerprints": np.zeros((100, 3), np.int64)}
-    runs = [
-        make_run(tmp_path, release, "fixed", prompts=(fingerprints,), stages=stages)
-        for release in ("4.48.0", "5.2.0")
-    ]
-    _, [axes] = draw(figures.divergence_map(*runs, 0))
-    assert dict(zip(axes.get_yticks().tolist(), ticks(axes.yaxis), strict=True)) == {
-        row: f"layer {row}, the MLP output" for row in range(0, 100, 2)
-    }
+def test_a_model_of_many_layers_stays_readable():
+    stages = [f"model.layers.{layer}.{part}" for layer in range(24) for part in ("self_attn", "mlp")]
+    differences = pd.DataFrame(0.0, index=stages, columns=range(3))
+    differences.loc[stages[10:]] = 1.0
+    _, [axes] = draw(figures.divergence_map("minimal on 5.2.0", differences))
+    expected = [f"layer {layer}" for layer in range(24)]
+    expected[5:6] = ["layer 5, the attention output", "layer 5, the MLP output"]
+    assert ticks(axes.yaxis) == expected
+    assert axes.figure.get_figheight() < 7
 
 
 # Features
@@ -370,8 +396,8 @@ def test_score_differences_stand_in_the_row_of_their_run():
         ("5.9.0", "fixed", "prose", "nats per token", 99, False, INF, NAN, INF),
     )
     title, [facts, prose] = draw(figures.score_differences(table))
-    assert title == "1 of 3 runs score exactly what the reference scores (diamonds: equal bit for bit)"
-    assert ticks(facts.yaxis) == ["5.9.0 minimal", "5.9.0 fixed", "5.10.4 fixed"]
+    assert title == "Releases whose scores are the reference's, bit for bit: minimal 0 of 1, fixed 1 of 2"
+    assert ticks(facts.yaxis) == ["minimal 5.9.0", "fixed 5.9.0", "fixed 5.10.4"]
     assert facts.yaxis_inverted()
     assert [axes.get_title() for axes in (facts, prose)] == ["facts\n(8 items)", "prose\n(99 tokens)"]
     assert [axes.get_xlabel() for axes in (facts, prose)] == [
@@ -449,3 +475,22 @@ def test_bins_hold_16_positions_unless_told_otherwise():
     [(_, x, y)] = lines(axes)
     assert x == [0, 16, 32]
     assert y == pytest.approx(np.exp([7.5, 23.5, 35.5]))
+
+
+def test_notebooks_show_the_finding_as_text_and_describe_the_picture():
+    figure = figures.parity_matrix(PARITY[:2])
+    page = BeautifulSoup(figure._repr_html_(), "html.parser")
+    said = "Releases whose logits are the reference's, bit for bit: fixed 0 of 1"
+    assert page.figcaption.get_text() == said == repr(figure)
+    assert page.img["alt"] == f"{said}. In the picture: transformers release"
+    kind, _, data = page.img["src"].partition(",")
+    assert kind == "data:image/png;base64"
+    assert base64.b64decode(data).startswith(b"\x89PNG")
+    assert figure.title.get_visible()  # as it must be where the picture is saved
+
+
+def test_a_finding_is_text_not_html():
+    best = [{"token": "<b>", "logit": 4.5}, {"token": "&", "logit": 1.25}]
+    page = BeautifulSoup(figures.top_tokens({"fixed": best})._repr_html_(), "html.parser")
+    assert page.figcaption.get_text() == "'<b>' leads '&' by 3.25 logits"
+    assert page.find("b") is None

@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from bs4 import BeautifulSoup
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,6 +34,8 @@ def parity(*rows):
         (0.0, "0"),
         (0.0004, "0.0004"),
         (12.3456, "12.3"),
+        (-12345.6, "-12346"),
+        (1e6, "1e+06"),
         (1e-45, "1e-45"),
         (NAN, "NaN"),
         (INF, "inf"),
@@ -49,12 +50,34 @@ def test_numbers_have_as_many_digits_as_are_asked_for():
     assert findings.number(12.3456, 5) == "12.346"
 
 
-def test_tables_show_nine_digits_of_a_number():
-    table = frame("name share count", ("a", 16383 / 16384, 3), ("b", 4e-7, 5), ("c", NAN, 7))
-    page = BeautifulSoup(findings.readable(table).to_html(), "html.parser")
-    assert [[cell.get_text() for cell in row.find_all(["th", "td"])] for row in page.find_all("tr")] == [
-        ["name", "share", "count"], ["a", "0.999938965", "3"], ["b", "4e-07", "5"], ["c", "NaN", "7"],
-    ]  # fmt: skip
+@pytest.mark.parametrize(
+    ("share", "written"),
+    [
+        (0.0, "0 %"),
+        (0.6, "60 %"),
+        (2 / 3, "66.7 %"),
+        (0.99999, "99.999 %"),
+        (1.0, "100 %"),
+        (4e-7, "4e-05 %"),
+        (NAN, "NaN %"),
+    ],
+)
+def test_a_part_never_prints_as_the_whole(share, written):
+    assert findings.percent(share) == written
+
+
+@pytest.mark.parametrize(
+    ("releases", "said"),
+    [
+        (["5.9.0"], "5.9.0"),
+        (["5.10.4", "5.9.0"], "5.9.0 to 5.10.4"),
+        (["5.9.0", "4.48.0"], "4.48.0, 5.9.0"),
+        (["5.11.0", "4.48.0", "5.9.0", "5.2.0"], "4.48.0 to 5.9.0, 5.11.0"),
+        ([], ""),
+    ],
+)
+def test_neighbouring_releases_are_a_span(releases, said):
+    assert findings.spans(releases, ["5.11.0", "5.9.0", "5.2.0", "4.48.0", "5.10.4", "5.9.0"]) == said
 
 
 @given(st.floats(allow_nan=False))
@@ -138,6 +161,22 @@ def test_releases_are_counted_not_rows():
 def test_a_release_that_did_not_run_is_not_counted():
     assert findings.equal_releases(PARITY[PARITY["tf_version"] == "5.10.4"]) == (
         "Releases whose logits are the reference's, bit for bit: fixed 0 of 1"
+    )
+
+
+def test_the_verdict_is_one_line():
+    rows = [(f"5.{minor}.0", "fixed", 0, True, 0.0) for minor in range(3)]
+    said = "The fixed folder computes the same logits on all 3 releases, bit for bit"
+    assert findings.parity_verdict(parity(*rows)) == f"{said}."
+    rows += [
+        ("4.48.0", "original", 0, True, 0.0),
+        ("5.0.0", "minimal", 0, True, 0.0),
+        ("5.1.0", "minimal", 0, False, 8.0),
+    ]
+    assert findings.parity_verdict(parity(*rows)) == f"{said}; minimal differs on 1 of 2."
+    rows[0] = ("5.0.0", "fixed", 0, False, NAN)
+    assert findings.parity_verdict(parity(*rows)) == (
+        "The fixed folder computes the same logits on 2 of 3 releases, bit for bit; minimal differs on 1 of 2."
     )
 
 
@@ -279,6 +318,37 @@ def test_stages_are_paired_by_name(tmp_path):
     assert findings.differing_stages(found) == said
 
 
+def test_a_layer_is_one_row_unless_the_runs_first_part_in_it(tmp_path):
+    stages = [
+        "model.embed_tokens", "model.layers.0.mlp", "model.layers.0", "model.layers.1.mlp", "model.layers.1",
+        "model.layers.10.mlp", "model.layers.10", "model.norm",
+    ]  # fmt: skip
+    differences = pd.DataFrame(
+        [[0, 0], [0, 0], [0, NAN], [0, 1], [1, 1], [0, 1], [1, 0], [NAN, NAN]], index=stages, dtype=float
+    )
+    rows = findings.by_layer(differences)
+    assert list(rows.index) == [
+        "the token embedding", "layer 0", "layer 1, the MLP output", "layer 1, the layer's output", "layer 10",
+        "the final norm",
+    ]  # fmt: skip
+    np.testing.assert_array_equal(rows, [[0, 0], [0, 0], [0, 1], [1, 1], [1, 1], [NAN, NAN]])
+    shut = findings.by_layer(differences.iloc[:3])  # nothing differs, so that nothing is opened
+    assert list(shut.index) == ["the token embedding", "layer 0"]
+
+
+def test_runs_that_part_alike_are_drawn_once(tmp_path):
+    """The last of three stands apart, and what does not part is left out."""
+    reference = make_run(tmp_path, prompts=({}, {}))
+    runs = [make_run(tmp_path, f"5.{minor}.0", "minimal", prompts=({}, changed(2, 1))) for minor in (0, 1)]
+    runs += [make_run(tmp_path, "5.2.0", "minimal", prompts=({}, changed(0, 0)))]
+    runs += [make_run(tmp_path, "5.0.0", "fixed", prompts=({}, {}))]
+    found = findings.divergences(reference, runs, 1)
+    assert list(found) == ["minimal on 5.0.0 to 5.1.0", "minimal on 5.2.0"]
+    assert [differences.to_numpy().sum() for differences in found.values()] == [1, 1]
+    assert found["minimal on 5.0.0 to 5.1.0"].loc[STAGES[2]].tolist() == [0, 1, 0]
+    assert findings.divergences(reference, runs, 0) == {}
+
+
 def test_runs_without_a_stage_in_common_are_not_called_equal(tmp_path):
     reference = make_run(tmp_path)
     run = make_run(tmp_path, "5.2.0", "fixed", stages=[f"model.{stage}" for stage in STAGES])
@@ -311,13 +381,13 @@ def test_the_first_difference_stands_beside_what_the_logits_say(tmp_path):
     )  # fmt: skip
     found = findings.first_differences(reference, runs, table, 1)
     assert list(found.columns) == [
-        "tf_version", "variant", "logits equal", "stages compared", "first stage", "position",
+        "variant", "releases", "logits equal", "stages compared", "first stage", "position",
     ]  # fmt: skip
     assert found.astype(object).where(found.notna(), None).to_numpy().tolist() == [
-        ["4.48.0", "original", True, 4, "", None],
-        ["5.2.0", "minimal", False, 4, "layer 0, the attention output", 1],
-        ["5.2.0", "fixed", False, 4, "", None],
-        ["5.9.0", "fixed", True, 3, "", None],
+        ["original", "4.48.0", True, 4, "", None],
+        ["minimal", "5.2.0", False, 4, "layer 0, the attention output", 1],
+        ["fixed", "5.2.0", False, 4, "", None],
+        ["fixed", "5.9.0", True, 3, "", None],
     ]
     other = findings.first_differences(reference, runs[:2], table, 0)
     assert other["first stage"].tolist() == ["", "the token embedding"]
@@ -327,13 +397,13 @@ def test_the_first_difference_stands_beside_what_the_logits_say(tmp_path):
 def test_verdicts_stand_in_the_order_of_the_releases_however_many():
     releases = [f"5.{minor}.0" for minor in range(60)]
     rows = [
-        {"tf_version": release, "variant": variant, "prompt": 0, "verdict": "equal"}
+        {"tf_version": release, "variant": variant, "prompt": 0, "verdict": f"{variant} on {release}"}
         for release in releases
         for variant in ("minimal", "fixed")
     ]
     found = findings.verdicts(pd.DataFrame(rows))
     assert found["variant"].tolist() == ["minimal"] * 60 + ["fixed"] * 60
-    assert found["tf_version"].tolist() == releases * 2
+    assert found["releases"].tolist() == releases * 2
 
 
 def test_a_verdict_is_told_of_each_prompt():
@@ -344,9 +414,10 @@ def test_a_verdict_is_told_of_each_prompt():
         ("5.9.0", "minimal", 0, "parts"), ("5.9.0", "minimal", 1, "equal"),
         ("5.9.0", "fixed", 0, "equal"), ("5.9.0", "fixed", 1, "parts"),
         ("5.10.4", "fixed", 0, "parts"), ("5.10.4", "fixed", 1, "parts"),
+        ("5.11.0", "fixed", 0, "parts"), ("5.11.0", "fixed", 1, "parts"),
     )  # fmt: skip
     found = findings.verdicts(table)
-    assert list(found.columns) == ["variant", "tf_version", "prompts", "verdict"]
+    assert list(found.columns) == ["variant", "releases", "prompts", "verdict"]
     assert found.to_numpy().tolist() == [
         ["original", "4.48.0", "0, 1", "equal"],
         ["minimal", "5.9.0", "0", "parts"],
@@ -354,7 +425,7 @@ def test_a_verdict_is_told_of_each_prompt():
         ["fixed", "4.48.0", "0, 1", "equal"],
         ["fixed", "5.9.0", "0", "equal"],
         ["fixed", "5.9.0", "1", "parts"],
-        ["fixed", "5.10.4", "0, 1", "parts"],
+        ["fixed", "5.10.4 to 5.11.0", "0, 1", "parts"],
     ]
 
 
@@ -372,13 +443,14 @@ def test_a_run_without_numbers_failed():
 def test_conditions_are_each_runs_own(tmp_path):
     other = {"dtype": "bfloat16", "device": "cuda", "attn_implementation": "eager"}
     found = findings.conditions([make_run(tmp_path), make_run(tmp_path, "5.2.0", "fixed", settings=other)])
-    assert found.loc["4.48.0 original"].to_dict() == {
+    assert found.loc[0].to_dict() == {
+        "run": "4.48.0 original",
         "torch": "2.13.0", "tokenizers": "0.21.0", "safetensors": "0.5.0", "python": "3.11.9",
         "dtype": "float32", "device": "cpu", "attn_implementation": "sdpa", "torch threads": 2,
         "tensors unlike the checkpoint": "0 of 74", "peak memory of the": "run",
         "seconds, import": 1.5, "seconds, the rest": 2.8, "peak memory (MiB)": 300,
     }  # fmt: skip
-    assert found.loc["5.2.0 fixed", ["dtype", "device", "attn_implementation"]].to_list() == list(other.values())
+    assert found.loc[1, ["dtype", "device", "attn_implementation"]].to_list() == list(other.values())
     assert len(found) == 2
 
 
@@ -421,7 +493,7 @@ def test_what_is_wanting_is_told_with_its_releases():
         ("4.48.0", "minimal", "auto", "loads", "fails", "off"),
     )  # fmt: skip
     assert findings.wanting_features(table).to_numpy().tolist() == [
-        ["auto", "loads", "fails", "off", "4.48.0, 4.49.0"], ["auto", "loads", "fails", "worse", "4.51.3"],
+        ["auto", "loads", "fails", "off", "4.48.0 to 4.49.0"], ["auto", "loads", "fails", "worse", "4.51.3"],
     ]  # fmt: skip
 
 
@@ -476,6 +548,16 @@ def test_checks_that_fail_are_unsupported_or_were_not_made_are_counted_apart(cod
     assert findings.failing_features(pd.DataFrame(codes, dtype=float)) == said
 
 
+def test_the_verdict_of_the_features_counts_the_fixed_folder():
+    assert findings.compat_verdict(CHECKS) == (
+        "Of 5 checks of the fixed folder on 2 releases 1 failed; 1 ask for what the release does not support."
+    )
+    assert findings.compat_verdict(CHECKS[CHECKS["result"] == "ok"]).startswith(
+        "Of 3 checks of the fixed folder on 2 "
+    )
+    assert "none failed; 0 ask" in findings.compat_verdict(CHECKS[CHECKS["result"] == "ok"])
+
+
 def test_nothing_fails_is_said_only_where_something_was_checked():
     codes = findings.feature_codes(CHECKS[:0])
     assert findings.failing_features(codes) == "0 features on 0 releases: nothing was checked"
@@ -492,8 +574,25 @@ def test_runs_are_equal_on_all_tasks_or_not_at_all():
         ("5.10.4", "fixed", "prose", True),  # not evaluated on facts
         ("5.10.4", "minimal", "facts", False), ("5.10.4", "minimal", "prose", False),
     )  # fmt: skip
-    assert findings.equal_scores(table) == "1 of 4 runs score exactly what the reference scores"
-    assert findings.equal_scores(table[:2]) == "1 of 1 runs score exactly what the reference scores"
+    same = "Releases whose scores are the reference's, bit for bit"
+    assert findings.equal_scores(table) == f"{same}: minimal 0 of 2, fixed 1 of 2"
+    assert findings.equal_scores(table[:2]) == f"{same}: fixed 1 of 1"
+
+
+def test_equal_runs_of_a_variant_share_a_row():
+    table = frame(
+        "tf_version variant task equal",
+        ("5.9.0", "fixed", "facts", True), ("5.9.0", "fixed", "prose", True),
+        ("5.10.4", "fixed", "facts", True), ("5.10.4", "fixed", "prose", False),
+        ("5.11.0", "fixed", "facts", True), ("5.11.0", "fixed", "prose", True),
+        ("5.9.0", "minimal", "facts", False), ("5.10.4", "minimal", "facts", True),
+        ("5.11.0", "minimal", "facts", False),
+    )  # fmt: skip
+    assert findings.score_rows(table) == {
+        ("5.9.0", "minimal"): "minimal 5.9.0", ("5.9.0", "fixed"): "fixed, 2 releases",
+        ("5.10.4", "minimal"): "minimal 5.10.4", ("5.10.4", "fixed"): "fixed 5.10.4",
+        ("5.11.0", "minimal"): "minimal 5.11.0", ("5.11.0", "fixed"): "fixed, 2 releases",
+    }  # fmt: skip
 
 
 FAMILY = frame(

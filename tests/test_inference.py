@@ -1,12 +1,16 @@
 """The miniature under each default release, in that release's own kernel environment."""
 
+import shutil
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
-from opensci_lib.reports.compare import compare_positions, first_divergence, verdict
+from opensci_lib import kernels
+from opensci_lib.model_folder import read_config, write_json
+from opensci_lib.reports.compare import Run, compare_positions, difference, first_divergence, verdict
 
 pytestmark = pytest.mark.kernel
 
@@ -56,6 +60,47 @@ def test_minimal_is_wrong_on_5x_and_the_verdict_says_why(run):
     assert "layer 0, queries after RoPE" in verdict(reference, misled, 1)
     overwritten = run("5.0.0", "minimal")
     assert "tensors differ from the checkpoint" in verdict(reference, overwritten, 1)
+
+
+_BFLOAT16 = """
+import sys
+from opensci_lib import shim
+from opensci_lib.generate import generate
+from opensci_lib.miniature import PROMPTS
+
+folder, variant, dtype, output = sys.argv[1:]
+if variant == "original":
+    shim.apply()
+run = generate(folder, PROMPTS, dtype=dtype, capture_path=f"{output}/capture.safetensors")
+run.save(f"{output}/run.json", variant=variant)
+"""
+
+
+@pytest.fixture(scope="module")
+def as_published(variant_folder, tmp_path_factory):
+    """Return a function that runs a variant as the published models are: bfloat16 in its config.json too."""
+
+    @cache
+    def start(tf_version: str, variant: str, dtype: str) -> Run:
+        folder, output = tmp_path_factory.mktemp(variant) / variant, tmp_path_factory.mktemp("run")
+        shutil.copytree(variant_folder(variant), folder)
+        write_json(folder / "config.json", {**read_config(folder), "torch_dtype": "bfloat16"})
+        assert kernels.run(tf_version, "-c", _BFLOAT16, folder, variant, dtype, output).returncode == 0
+        return Run(output)
+
+    return start
+
+
+@pytest.mark.parametrize("tf_version", ["4.57.6", "5.23.0"])
+def test_a_bfloat16_configuration(as_published, run, tf_version):
+    """Equal in the configuration's dtype, and in one that is asked for; between the two the dtype is the cause."""
+    reference, candidate = (as_published(*which, "auto") for which in (("4.48.0", "original"), (tf_version, "fixed")))
+    assert candidate.record["settings"]["dtype"] == "bfloat16"
+    exact, asked = run("4.48.0", "original"), as_published(tf_version, "fixed", "float32")
+    for prompt in range(2):
+        assert difference(reference, candidate, prompt) is None
+        assert difference(exact, asked, prompt) is None
+        assert verdict(exact, candidate, prompt).endswith(": its dtype is bfloat16, the reference's float32")
 
 
 def test_the_passage_is_informative(run):

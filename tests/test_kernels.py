@@ -47,8 +47,9 @@ elif "compile" in arguments:
 @pytest.fixture
 def places(tmp_path, monkeypatch):
     """A project of its own with one lock file, and an environment of its own to register kernels in."""
-    monkeypatch.setattr(project, "ENVIRONMENTS", tmp_path / "environments")
-    monkeypatch.setattr(project, "driver_prefix", lambda: tmp_path / "driver")
+    for folder in ("LOCKS", "ENVIRONMENTS"):
+        monkeypatch.setattr(project, folder, tmp_path / "environments")
+    monkeypatch.setattr(project, "kernelspecs", lambda: tmp_path / "kernels")
     (tmp_path / "environments").mkdir()
     (tmp_path / "environments" / "transformers-5.2.0.txt").write_text("transformers==5.2.0\n")
     return tmp_path
@@ -204,7 +205,7 @@ def test_the_marker_is_what_the_pipeline_waits_for(uv_calls, places):
 
 def test_the_kernel_starts_the_environment_and_comes_back_if_lost(uv_calls, places):
     python = kernels.build("5.2.0")
-    spec = places / "driver/share/jupyter/kernels/transformers-5.2.0/kernel.json"
+    spec = places / "kernels/transformers-5.2.0/kernel.json"
     written = json.loads(spec.read_text())
     assert written["argv"] == [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     assert written["display_name"] == "transformers 5.2.0"
@@ -218,7 +219,7 @@ def test_remove_leaves_the_lock(uv_calls, places):
     kernels.remove("5.2.0")
     assert kernels.installed() == []
     assert kernels.available() == ["5.2.0"]
-    assert not (places / "driver/share/jupyter/kernels/transformers-5.2.0").exists()
+    assert not (places / "kernels/transformers-5.2.0").exists()
     with pytest.raises(OpensciError, match="no environment"):
         kernels.remove("5.2.0")
 
@@ -247,7 +248,7 @@ def test_a_failed_build_leaves_nothing_and_says_why(uv_calls, places, monkeypatc
     with pytest.raises(OpensciError) as caught:
         kernels.build("5.2.0")
     assert str(caught.value) == f"Building the environment of transformers 5.2.0{sentence}"
-    assert not (places / "driver").exists()
+    assert not (places / "kernels").exists()
     left = {path.name for path in (places / "environments").iterdir()}
     assert left <= {"transformers-5.2.0.txt", ".transformers-5.2.0.lock"}
 
@@ -376,7 +377,7 @@ def test_a_layer_half_replaced_is_not_taken_for_the_old_one(uv_calls, layer, pla
 
 def test_a_layer_without_a_lock_is_resolved(uv_calls, places):
     python = kernels.build("5.1.0", "evaluation")
-    extras = ["-r", "pyproject.toml", "--extra", "kernel"]
+    extras = ["-r", str(project.PYPROJECT), "--extra", "kernel"]
     temporary = str(places / "environments" / ".transformers-5.1.0.tmp" / "bin" / "python")
     assert [call["arguments"] for call in uv_calls() if "-r" in call["arguments"]] == [
         ["pip", "install", "--python", temporary, *extras, "transformers==5.1.0"],
@@ -408,7 +409,7 @@ def test_a_lock_is_resolved_together_first(uv_calls, monkeypatch):
     monkeypatch.setenv("FAKE_LAYER", "numpy==2.4.0\ntorch==2.13.0+cpu")
     kernels.lock("5.24.0")
     together, plain, layer = uv_calls()
-    begin = ["pip", "compile", "--quiet", "pyproject.toml", "-", "--python-version", "3.11"]
+    begin = ["pip", "compile", "--quiet", str(project.PYPROJECT), "-", "--python-version", "3.11"]
     end = ["--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links"]
     assert together["arguments"] == [*begin, "--extra=kernel", "--extra=evaluation", *end]
     constrained = [*begin, "--constraint", plain["arguments"][8], "--extra", "kernel"]
@@ -495,8 +496,8 @@ import sys
 from pathlib import Path
 from opensci_lib import kernels, project
 place = Path(sys.argv[1])
-project.ENVIRONMENTS = place / "environments"
-project.driver_prefix = lambda: place / "driver"
+project.LOCKS = project.ENVIRONMENTS = place / "environments"
+project.kernelspecs = lambda: place / "kernels"
 print(kernels.build("5.2.0"))
 """
 

@@ -166,6 +166,7 @@ def test_training_is_reproducible(tmp_path):
         weights = (folder / "model.safetensors").read_bytes()
         assert hashlib.sha256(weights).hexdigest() == once["made"]["model.safetensors"]
         assert len(weights) == (MODEL / "model.safetensors").stat().st_size
+        assert len({file.stat().st_mode for file in folder.iterdir()}) == 1  # others may read the weights too
     assert once["made"]["tokenizer.json"] == TRAINED["made"]["tokenizer.json"]
     assert once["made_of"] == {**TRAINED["made_of"], "settings": {**TRAINED["made_of"]["settings"], "steps": 3}}
 

@@ -12,7 +12,16 @@ from pathlib import Path
 import pytest
 
 from opensci_lib.errors import OpensciError
-from opensci_lib.model_folder import appearing, check_model_folder, code_files, files, link, read_config, write_json
+from opensci_lib.model_folder import (
+    appearing,
+    check_model_folder,
+    code_files,
+    files,
+    follow_umask,
+    link,
+    read_config,
+    write_json,
+)
 
 ONE, TWO = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -92,7 +101,7 @@ def test_what_is_missing_is_named(folder):
     (folder / "model.safetensors").unlink()
     assert refused(folder) == f"model.safetensors is missing in {folder}: download the model again."
     (folder / "modeling.py").unlink()
-    assert refused(folder) == f"{folder} has no modeling.py, which its config.json names: download it again."
+    assert refused(folder) == f"{folder} has no modeling.py, which its config.json or code names: download it."
     (folder / "config.json").unlink()
     assert refused(folder) == f"{folder} is no model folder: it has no config.json."
     assert refused(folder / "no") == f"{folder / 'no'} is not a folder: give the folder of a model."
@@ -230,7 +239,9 @@ def test_every_code_file_must_be_there(folder):
     auto_map = {"AutoConfig": "configuration.Config", "AutoModelForCausalLM": "modeling.Model"}
     for order in (auto_map, dict(reversed(auto_map.items()))):
         (folder / "config.json").write_text(json.dumps({"auto_map": order}))
-        assert refused(folder) == f"{folder} has no configuration.py, which its config.json names: download it again."
+        assert (
+            refused(folder) == f"{folder} has no configuration.py, which its config.json or code names: download it."
+        )
 
 
 def test_what_belongs_to_a_copy(folder):
@@ -376,6 +387,23 @@ def test_a_folder_appears(tmp_path):
     assert contents(tmp_path) == {"new/model/file": "1"}
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
     assert mode(folder) == 0o755
+
+
+@pytest.mark.parametrize(
+    ("mask", "file", "folder"), [(0o002, 0o664, 0o775), (0o027, 0o640, 0o750), (0o077, 0o600, 0o700)]
+)
+def test_what_is_made_follows_the_umask(tmp_path, mask, file, folder):
+    before = os.umask(mask)
+    try:
+        with appearing(tmp_path / "model") as partial:
+            weights = partial / "model.safetensors"
+            weights.touch(0o600)  # as safetensors 0.8 writes it
+            follow_umask(weights)
+            assert os.umask(mask) == mask
+    finally:
+        os.umask(before)
+    assert mode(tmp_path / "model") == folder
+    assert mode(tmp_path / "model" / "model.safetensors") == file
 
 
 def test_what_stood_there_is_replaced(place):

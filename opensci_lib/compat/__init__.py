@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 #: The modules of `features/`, in the order in which a matrix shows them.
 GROUPS = (
     "weights", "logits", "rope", "generation", "forward", "auto",
-    "saving", "training", "shapes", "attention", "messages", "tokenizer",
+    "saving", "training", "shapes", "attention", "kernels", "messages", "tokenizer",
 )  # fmt: skip
 OK, FAILS, UNSUPPORTED = "ok", "fails", "unsupported by this release"
 
@@ -208,7 +208,7 @@ def support_table(compat: pd.DataFrame) -> str:
     """Return the README's table: what each state of the folder does, releases of the same answer in one row."""
     rows: list[tuple[list[str], tuple[str, ...]]] = []
     for release, results in compat.groupby("tf_version", sort=False):
-        states = {variant: _state(of) for variant, of in results.groupby("variant")}
+        states = {variant: state(of) for variant, of in results.groupby("variant")}
         answer = tuple(states.get(variant, "not checked") for variant in VARIANTS)
         if rows and rows[-1][1] == answer:
             rows[-1][0].append(str(release))
@@ -230,7 +230,7 @@ _FAILURES = {
 }
 
 
-def _state(results: pd.DataFrame) -> str:
+def state(results: pd.DataFrame) -> str:
     """Say what the results of one state of the folder on one release come to."""
     found = list(results["result"])
     failed = set(results[results["result"] == FAILS]["group"])

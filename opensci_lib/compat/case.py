@@ -35,9 +35,17 @@ class UnexpectedError(AssertionError):
 class Case:
     """A model folder, loaded in the ways that the checks need; its own or the release's code."""
 
-    def __init__(self, folder: Path, work: Path, native: bool = False, reference: Path | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        work: Path,
+        native: bool = False,
+        reference: Path | None = None,
+        is_reference: bool = False,
+    ):
         self.folder = folder
         self.native = native
+        self.is_reference = is_reference
         self._work = work
         self._reference = reference
 

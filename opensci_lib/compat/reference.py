@@ -10,6 +10,7 @@ from safetensors import safe_open
 
 from opensci_lib import project
 from opensci_lib.errors import OpensciError
+from opensci_lib.model_folder import follow_umask
 from opensci_lib.runs import REFERENCE_RELEASE
 from opensci_lib.scratch import scratch
 
@@ -36,22 +37,28 @@ def check_reference(path: Path | str) -> Path:
     )
 
 
-def compute(original: Path, path: Path) -> None:
-    """Write the reference; to be called under 4.48.0.
+def compute(original: Path, path: Path, work: Path) -> None:
+    """Write the reference, with `work` for a folder to be used and left; to be called under 4.48.0.
 
     It is a safetensors file: in all `SETTINGS` the logits of each of `case.TEXTS`, those of the padded batches, and
     what the model gives when it is asked for attention weights with each of `attention.CACHES`; and, as UTF-8, what
-    the tokenizer makes of `awkward.strings()`.
+    the tokenizer makes of `awkward.strings()` and the trace of each of `kernels.USES`.
     """
+    import torch
     from safetensors.torch import save_file
 
-    from opensci_lib.compat.awkward import encoded
+    from opensci_lib.compat import awkward
     from opensci_lib.compat.case import Case, logits
+    from opensci_lib.compat.features import kernels
     from opensci_lib.compat.features.attention import CACHES, attended
     from opensci_lib.compat.features.logits import padded
+    from opensci_lib.runs.trace import encoded
 
-    case = Case(original, path.with_name("unused"))
-    tensors = {"tokenizer": encoded(case.tokenizer)}
+    case = Case(original, work, is_reference=True)
+    tensors = {"tokenizer": awkward.encoded(case.tokenizer)}
+    for name, use in kernels.USES.items():
+        with case.fresh():
+            tensors[f"trace {name}"] = torch.tensor(list(encoded(use(case))), dtype=torch.uint8)
     for dtype, attention in SETTINGS:
         model = case.load(dtype=dtype, attn_implementation=attention)
         for number, ids in enumerate(case.ids):
@@ -67,6 +74,7 @@ def compute(original: Path, path: Path) -> None:
     partial = path.with_name(f".{path.name}")
     made_by = {"checks": project.code_digest(_CHECKS)}
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, made_by)
+    follow_umask(partial)
     partial.replace(path)
 
 
@@ -77,4 +85,4 @@ if __name__ == "__main__":
         from opensci_lib.compat.case import surroundings
 
         with surroundings():
-            compute(Path(sys.argv[1]), Path(sys.argv[2]))
+            compute(Path(sys.argv[1]), Path(sys.argv[2]), Path(modules) / "work")

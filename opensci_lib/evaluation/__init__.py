@@ -11,7 +11,7 @@ import pandas as pd
 
 from opensci_lib.errors import OpensciError
 from opensci_lib.evaluation import items
-from opensci_lib.evaluation.harness import GROUPS, OFFLINE, TASKS, Harness
+from opensci_lib.evaluation.harness import GROUPS, OFFLINE, TASKS, TOO_LONG, Harness
 from opensci_lib.model_folder import check_model_folder, files, read_json, states, write_json
 
 _TABLES = ("samples.parquet", "positions.parquet")
@@ -26,6 +26,7 @@ def evaluate(
     batch_size: int = 8,
     dtype: str = "auto",
     device: str = "auto",
+    too_long: str = "refuse",
     harness: Harness | None = None,
     **provenance: Any,
 ) -> dict[str, Any]:
@@ -33,13 +34,15 @@ def evaluate(
 
     Writes to `output_dir`
 
-    - `eval.json`: the harness's result schema, with `run`: the settings, `provenance`, and `batch_size_used`, which
-      says for each task what size memory sufficed for
+    - `eval.json`: the harness's result schema, with `run`: the settings, `provenance`, `batch_size_used`, which
+      says for each task what size memory sufficed for, and `items_too_long`, the number of items of each task that
+      `too_long` was about
     - `samples.parquet`: a row per item, see `items.sample_row`
     - `positions.parquet`: a row per token of perplexity tasks, see `items.positions`
 
     A finished task is kept in `output_dir/evaluation` until all are: a call that stops half-way goes on there. What
-    was computed with other settings, from other files or by other versions is computed again.
+    was computed with other settings, from other files or by other versions is computed again; another `too_long` is
+    another setting only for tasks that have such items.
 
     Args:
         model_path: a model folder, run as it is.
@@ -50,14 +53,18 @@ def evaluate(
         batch_size: items computed at once; halved, with a message, where memory does not suffice.
         dtype: see `load`.
         device: see `load`.
+        too_long: what becomes of an item longer than the model's context: "refuse" stops here, "truncate" cuts off
+            its beginning, as the harness's own command does, "skip" leaves it out of all scores.
         harness: what knows tasks and scores them; by default that of this kernel environment.
         provenance: what else to write to `eval.json`: model, revision, variant.
 
     Raises:
-        OpensciError: an unknown task, a task file that can't be read, data that are unavailable, an item longer than
-            the model's context, a task that was asked for twice.
+        OpensciError: an unknown `too_long` or task, a task file that can't be read, data that are unavailable, an
+            item longer than the model's context, a task that was asked for twice.
 
     """
+    if too_long not in TOO_LONG:
+        raise OpensciError(f"Unknown too_long {too_long!r}: choose one of {', '.join(TOO_LONG)}.")
     harness = harness or Harness()
     folder, output = check_model_folder(model_path), Path(output_dir)
     settings = {
@@ -78,17 +85,20 @@ def evaluate(
         part = finished / name.replace("/", "--")
         parts.append(part)
         wanted = {**settings, "num_fewshot": count, "task": states(_task_files(name))}
-        if (record := part / "settings.json").exists() and read_json(record) == wanted:
+        record = part / "settings.json"
+        if record.exists() and read_json(record) in ({**wanted, "too_long": how} for how in (None, too_long)):
             continue
         shutil.rmtree(part, ignore_errors=True)
         loaded = harness.tasks(name)
-        lm = lm or harness.model(folder, dtype, device, batch_size)
+        lm = lm or harness.model(folder, dtype, device, batch_size, too_long)
         results = harness.score(lm, loaded, count, limit)
         results["batch_size_used"] = {name: lm.batch_size}
+        befell = results["items_too_long"]
         _write(part, results, lambda text, lm=lm: harness.token_nats(lm, text))
-        write_json(record, wanted)
+        write_json(record, {**wanted, "too_long": too_long if befell else None})
     results = merged([read_json(part / "results.json") for part in parts])
-    results["run"] = {**settings, "batch_size_used": results.pop("batch_size_used"), **provenance}
+    found = {name: results.pop(name) for name in ("batch_size_used", "items_too_long")}
+    results["run"] = {**settings, "too_long": too_long, **found, **provenance}
     for table in _TABLES:
         partial = output / f"{table}.partial"
         pd.concat([pd.read_parquet(part / table) for part in parts], ignore_index=True).to_parquet(partial)

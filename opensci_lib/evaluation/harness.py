@@ -6,6 +6,7 @@ kernel environments.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator
 from contextlib import chdir, contextmanager
 from functools import cached_property
@@ -28,6 +29,9 @@ GROUPS: dict[str, dict[str, int]] = {
         **dict.fromkeys(["hellaswag", "arc_easy", "arc_challenge", "commonsense_qa", "piqa", "boolq"], 10),
     }
 }
+#: What may become of an item longer than the model's context: it stops the evaluation, loses its beginning, as by the
+#: harness's own command, or is left out.
+TOO_LONG = ("refuse", "truncate", "skip")
 _PACKAGES = ("lm-eval", "transformers", "torch", "datasets", "tokenizers", "opensci-lib")
 
 
@@ -96,24 +100,53 @@ class Harness:
             raise OpensciError(f"Task {name} generates text, which is not kept item by item here: leave it out.")
         return tasks
 
-    def model(self, model_path: Path | str, dtype: str, device: str, batch_size: int) -> Any:
+    def model(self, model_path: Path | str, dtype: str, device: str, batch_size: int, too_long: str) -> Any:
         """Return a folder's model as the harness's own class, strict about length and patient about memory.
 
-        Its `batch_size` is halved, with a message, whenever memory does not suffice.
+        Its `batch_size` is halved, with a message, whenever memory does not suffice. `too_long` is one of `TOO_LONG`,
+        and `long_items` holds the numbers of the items that it befell, by task.
         """
         from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
         from lm_eval.models.huggingface import HFLM
 
         class Model(HFLM):
+            skips = too_long == "skip"
+
+            def loglikelihood(self, requests: list, disable_tqdm: bool = False) -> list:
+                self._asked = [(request.task_name, request.doc_id) for request in requests]
+                return super().loglikelihood(requests, disable_tqdm)
+
             def _loglikelihood_tokens(
                 self, requests: list, disable_tqdm: bool = False, override_bs: int | None = None
             ) -> list:
-                longest = max(len(context) + len(continuation) for _, context, continuation in requests)
-                if longest > self.max_length + 1:
-                    raise OpensciError(
-                        f"An item of {longest} tokens is longer than the model's context of {self.max_length}: "
-                        "lower num_fewshot, or leave this task out."
-                    )
+                # A text comes in windows, none of which is too long.
+                fits = [len(context) + len(answer) <= self.max_length + 1 for _, context, answer in requests]
+                if not all(fits):
+                    self._note_long_items(fits, max(len(answer) for _, _, answer in requests))
+                if all(fits) or not self.skips:
+                    return self._computed(requests, disable_tqdm)
+                found = iter(self._computed([request for request, fit in zip(requests, fits, strict=True) if fit]))
+                return [next(found) if fit else (math.nan, False) for fit in fits]
+
+            def _note_long_items(self, fits: list[bool], longest_answer: int) -> None:
+                items: dict[str, set[int]] = {}
+                for (task, item), fit in zip(self._asked, fits, strict=True):
+                    items.setdefault(task, set()).add(item)
+                    if not fit:
+                        self.long_items.setdefault(task, set()).add(item)
+                context = f"longer than the model's context of {self.max_length} tokens"
+                for task, long in self.long_items.items():
+                    if too_long == "refuse":
+                        raise OpensciError(
+                            f"Task {task} has items {context} ({len(long)} of {len(items[task])}): "
+                            "lower num_fewshot, leave this task out, or set too_long to truncate or skip."
+                        )
+                    if too_long == "truncate" and longest_answer > self.max_length:
+                        raise OpensciError(f"Task {task} has an answer {context}: leave it out, or skip such items.")
+                    if self.skips and long == items[task]:
+                        raise OpensciError(f"All items of task {task} are {context}: leave it out.")
+
+            def _computed(self, requests: list, disable_tqdm: bool = False) -> list:
                 while True:
                     try:
                         return super()._loglikelihood_tokens(requests, disable_tqdm)
@@ -126,13 +159,21 @@ class Harness:
                     print(f"Memory does not suffice for batches of this size: going on with {self.batch_size}.")
 
         model, tokenizer = load(model_path, dtype, device)
-        return Model(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+        lm = Model(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+        lm.long_items = {}
+        return lm
 
     def score(self, lm: Any, tasks: list[Any], num_fewshot: int | None, limit: int | None) -> dict[str, Any]:
-        """Return the harness's results, with `samples`: what it logged of each item, by task."""
+        """Return the harness's results.
+
+        With `samples`: what it logged of each item, by task; and `items_too_long`: how many were, by task.
+        """
         from lm_eval import simple_evaluate
 
-        return simple_evaluate(
+        lm.long_items.clear()
+        for task in tasks if lm.skips else []:
+            _pass_over(task, lm.long_items)
+        results = simple_evaluate(
             lm,
             tasks=tasks,
             num_fewshot=num_fewshot,
@@ -141,6 +182,7 @@ class Harness:
             log_samples=True,
             task_manager=self._ours,
         )
+        return {**results, "items_too_long": {task: len(items) for task, items in lm.long_items.items()}}
 
     def token_nats(self, lm: Any, text: str) -> list[float]:
         """Return -log p of each token, nats, over the same windows as the harness's rolling log-likelihood."""
@@ -156,6 +198,14 @@ class Harness:
             chosen = logits.log_softmax(-1).gather(1, ids[0, len(context) :, None])[:, 0]
             nats += (-chosen.double()).tolist()
         return nats
+
+
+def _pass_over(task: Any, long_items: dict[str, set[int]]) -> None:
+    """Let no score of a task count the items that are in `long_items` when it is computed."""
+    every = task.doc_iterator
+    task.doc_iterator = lambda **options: (
+        (number, item) for number, item in every(**options) if number not in long_items.get(task.config.task, ())
+    )
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from opensci_lib.hotfix.rewriting import choose, digest, rewrite
 from opensci_lib.hotfix.rule import Rule
 from opensci_lib.hotfix.rules import RULES
 from opensci_lib.model_folder import (
+    DOWNLOAD_RECORD,
     alone,
     appearing,
     check_model_folder,
@@ -55,16 +56,19 @@ def hotfix(
     dst_dir: Path | str | None = None,
     rules: list[str] | None = None,
     dry_run: bool = False,
+    force: bool = False,
 ) -> Hotfix:
     """Write a fixed copy of the model folder `src_dir` to `dst_dir`, the weights without a second copy of them.
 
     Args:
         src_dir: a model folder. It is not changed, but that weights which both folders share become read-only (see
             `model_folder.link`). A folder that was fixed before needs nothing.
-        dst_dir: where to write; by default `src_dir` with `_fixed` appended. It appears whole or
-            not at all, and is left as it is when it is up to date.
-        rules: ids of the rules to apply; by default all.
+        dst_dir: where to write; by default `src_dir` with `_fixed` appended, and `_` for each dot in its name: from a
+            folder with dots, processes that others spawn can't import code on 4.48. It appears whole or not at all,
+            and is left as it is when it is up to date.
+        rules: ids of the rules to apply; by default all. Those that only refuse are always asked.
         dry_run: compute the outcome and write nothing.
+        force: apply the others where a rule refuses, and record which did.
 
     Raises:
         OpensciError: when the folder is no whole model, no rule recognises its code, a rule can't
@@ -73,12 +77,14 @@ def hotfix(
     """
     source = check_model_folder(src_dir)
     chosen = choose(rules)
-    target = Path(dst_dir).absolute() if dst_dir else source.with_name(source.name + "_fixed")
+    target = Path(dst_dir).absolute() if dst_dir else source.with_name(source.name.replace(".", "_") + "_fixed")
     if target.resolve() == source.resolve() or source.resolve() in target.resolve().parents:
         raise OpensciError(f"{target} lies in the folder to be fixed: choose another --dst_dir.")
     rewriting = rewrite(source, chosen)
+    if rewriting.refused and not force:
+        raise OpensciError(f"{rewriting.refused[0]} With --force the other rules are applied all the same.")
     changed = rewriting.after
-    if not changed and not (source / RECORD).exists():
+    if not changed and not (source / RECORD).exists() and not rewriting.is_fixed:
         raise OpensciError(
             f"No rule recognises the code in {source} ({', '.join(rule.id for rule in chosen)} found nothing to do): "
             "is it an open-sci-ref model as published?"
@@ -94,7 +100,10 @@ def hotfix(
         "sources": {file.name: _identity(file) for file in files(source) if file.name != RECORD},
         "applied": rewriting.applied,
         "changed": {name: digest(text.encode()) for name, text in changed.items()},
+        **({"forced": rewriting.refused} if rewriting.refused else {}),
     }
+    if origin := _origin(source):
+        record["origin"] = origin
     with alone(target):  # another process may make it meanwhile: a run per release starts them at the same time
         if _is_up_to_date(target, record):
             return outcome
@@ -115,6 +124,11 @@ def all_rules() -> tuple[Rule, ...]:
     return RULES
 
 
+def rules_that_know(what: str) -> tuple[str, ...]:
+    """Return the ids of the rules that know an error, or a verdict on a run, by its words."""
+    return tuple(rule.id for rule in RULES if any(sign in what for sign in rule.signs))
+
+
 def _is_up_to_date(target: Path, record: dict[str, Any]) -> bool:
     """Say whether `target` is what `record` says, whichever version of this tool made it.
 
@@ -130,15 +144,25 @@ def _is_up_to_date(target: Path, record: dict[str, Any]) -> bool:
     if not (target / RECORD).is_file():
         raise OpensciError(f"{target} exists and is not a folder that this tool made: move it, or set --dst_dir.")
     found = read_json(target / RECORD)
-    present = {file.name for file in files(target)} - {RECORD}
-    written = found["sources"] | {name: {"sha256": known} for name, known in found["changed"].items()}
-    foreign = {name for name in present if name not in written or not _is(target / name, written[name])}
-    if foreign:
+    if strange := foreign(target, found):
         raise OpensciError(
-            f"{target} holds {', '.join(sorted(foreign))}, which this tool did not write: "
-            "move the folder, or set --dst_dir."
+            f"{target} holds {', '.join(strange)}, which this tool did not write: move the folder, or set --dst_dir."
         )
-    return present == written.keys() and found | {"tool": record["tool"]} == record
+    present = {file.name for file in files(target)} - {RECORD}
+    return present == found["sources"].keys() | found["changed"] and found | {"tool": record["tool"]} == record
+
+
+def foreign(folder: Path, record: dict[str, Any]) -> list[str]:
+    """Return the names of the files in a fixed folder that are not as its record says."""
+    written = record["sources"] | {name: {"sha256": known} for name, known in record["changed"].items()}
+    present = sorted({file.name for file in files(folder)} - {RECORD})
+    return [name for name in present if name not in written or not _is(folder / name, written[name])]
+
+
+def _origin(source: Path) -> dict[str, Any] | None:
+    """Return which model, revision and commit on the Hub a folder was downloaded from, as far as that is recorded."""
+    found = read_json(source / DOWNLOAD_RECORD) if (source / DOWNLOAD_RECORD).exists() else {}
+    return {key: found[key] for key in ("model", "revision", "commit")} if found.get("commit") else None
 
 
 def _identity(file: Path) -> dict[str, Any]:

@@ -54,9 +54,12 @@ def _first_statement(before: Source, after: Source, touched: Touched, moves: lis
         start, end = before.start(node), before.end(node)
         if start < done:  # in a statement that was found whole
             continue
-        if not touched(start, end):
+        body = getattr(node, "body", None)
+        # what is inserted below a block's last line may belong to it
+        reach = end + len(before.text[end:].partition("\n")[0]) + 2 if body else end
+        if not touched(start, reach):
             key, done = _whole(before, scope, node), end
-        elif (body := getattr(node, "body", None)) and not touched(start, before.start(body[0])):
+        elif body and not touched(start, before.start(body[0])):
             key = _opening(scope, node)
         else:
             continue

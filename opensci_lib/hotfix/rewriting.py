@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
-import textwrap
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,16 +18,17 @@ from opensci_lib.hotfix.remainder import first_change
 from opensci_lib.hotfix.rule import Rule, Sources
 from opensci_lib.hotfix.rules import RULES
 from opensci_lib.hotfix.settings import Settings
-from opensci_lib.hotfix.source import WIDTH, Source, UnrecognisedError, parse
+from opensci_lib.hotfix.source import Source, UnrecognisedError, parse
 from opensci_lib.limits import within_limits
 from opensci_lib.model_folder import classes, code_files, read_config, read_settings, read_text
 
 Parsed = TypeVar("Parsed")
 
-#: The fields of `Sources`, in the order in which they are rewritten: rules for code see the finished settings.
+#: The targets of rules, in the order in which they are rewritten: rules for code see the finished settings.
 _STAGES = (("config", "tokenizer_config"), ("modeling", "configuration"))
 #: Windows editors put it before the first line.
 _MARK = "\ufeff"
+_NOTICE = "# Changed by opensci hotfix"
 _OPENING = re.compile(r"(?:#[^\r\n]*(?:\r\n|\r|\n))*")
 
 
@@ -39,10 +39,17 @@ class Rewriting:
     before: dict[str, str]
     #: Only what changed.
     after: dict[str, str] = field(default_factory=dict)
-    #: Rule id to the file that it changed.
+    #: Rule id to the files that it changed.
     applied: dict[str, str] = field(default_factory=dict)
     #: Unified diff of what changed.
     diff: str = ""
+    #: What rules that only refuse say, each a sentence.
+    refused: list[str] = field(default_factory=list)
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether the code says that it was rewritten before, as it does where a repository took the change over."""
+        return any(_NOTICE in text for text in self.before.values())
 
 
 def choose(ids: list[str] | None) -> list[Rule]:
@@ -56,6 +63,8 @@ def choose(ids: list[str] | None) -> list[Rule]:
 def rewrite(folder: Path, rules: list[Rule]) -> Rewriting:
     """Return what the texts of a model folder are, and what they become under some rules.
 
+    Rules that only refuse are always asked.
+
     Raises:
         OpensciError: when a text can't be read, does not hold what config.json names in it, is too much for the
             limits, or when a rule can't rewrite what it sees.
@@ -65,41 +74,53 @@ def rewrite(folder: Path, rules: list[Rule]) -> Rewriting:
 
 
 def _rewrite(folder: Path, rules: list[Rule]) -> Rewriting:
+    asking = [*rules, *(rule for rule in RULES if rule.after is None and rule not in rules)]
     config = read_config(folder)
-    paths = _paths(folder, config)
-    texts = {role: _read(path) for role, path in paths.items()}
-    result = Rewriting({paths[role].name: text for role, text in texts.items()})
+    places = _places(folder, config)
+    texts = {path: _read(path) for paths in places.values() for path in paths}
+    result = Rewriting({path.name: text for path, text in texts.items()})
     for targets in _STAGES:
-        sources = _sources(texts, paths)
-        _check_classes(classes(folder, config), sources, paths)
+        parsed = {path: _parsed(Source if path.suffix == ".py" else Settings, texts[path], path) for path in texts}
+        _check_classes(classes(folder, config), parsed)
         asked: dict[Path, list[Asked]] = defaultdict(list)  # one file may hold model and configuration
-        for rule in rules:
-            if rule.target in targets and rule.target in texts and (edits := _edits(rule, sources, paths)):
-                asked[paths[rule.target]] += edits
-                result.applied[rule.id] = paths[rule.target].name
+        for rule in asking:
+            for path in places.get(rule.target, []) if rule.target in targets else []:
+                sources = _sources(parsed, places, path)
+                if rule.after is None:
+                    result.refused += _refusals(rule, sources, path)
+                elif edits := _edits(rule, sources, path):
+                    asked[path] += edits
+                    before = f"{known}, " if (known := result.applied.get(rule.id)) else ""
+                    result.applied[rule.id] = before + path.name
         for path, edits in asked.items():
-            result.after[path.name] = _applied(result.before[path.name], edits, path)
-        texts = {role: result.after.get(path.name, texts[role]) for role, path in paths.items()}
+            texts[path] = result.after[path.name] = _applied(texts[path], edits, path)
     result.applied = {rule.id: result.applied[rule.id] for rule in rules if rule.id in result.applied}
-    result.diff = "".join(_diff(name, result.before[name], text) for name, text in result.after.items())
+    result.diff = "".join(unified(name, result.before[name], text) for name, text in result.after.items())
     return result
 
 
-def _paths(folder: Path, config: dict[str, Any]) -> dict[str, Path]:
-    """Return the folder's files by field of `Sources`."""
-    paths = {"config": folder / "config.json"}
+def _places(folder: Path, config: dict[str, Any]) -> dict[str, list[Path]]:
+    """Return the folder's files by what rules call them; of the modelling code that with the causal model first."""
+    places = {"config": [folder / "config.json"]}
     if (folder / "tokenizer_config.json").exists():
-        paths["tokenizer_config"] = folder / "tokenizer_config.json"
+        places["tokenizer_config"] = [folder / "tokenizer_config.json"]
     auto_map = config.get("auto_map", {})
-    for role, key in (("modeling", "AutoModelForCausalLM"), ("configuration", "AutoConfig")):
-        if key in auto_map and (found := code_files(folder, {"auto_map": {key: auto_map[key]}})):
-            paths[role] = found[0]
-    if "modeling" not in paths:
+    first = {
+        key: code_files(folder, {"auto_map": {key: auto_map[key]}})[:1]
+        for key in ("AutoModelForCausalLM", "AutoConfig")
+        if key in auto_map
+    }
+    if not first.get("AutoModelForCausalLM"):
         raise OpensciError(
             f"{folder}/config.json names no modelling file (auto_map.AutoModelForCausalLM): "
             "a model without code of its own needs no hotfix."
         )
-    return paths
+    configuration = first.get("AutoConfig", [])
+    rest = [path for path in code_files(folder, config) if path not in configuration]
+    places["modeling"] = list(dict.fromkeys([*first["AutoModelForCausalLM"], *rest]))
+    if configuration:
+        places["configuration"] = configuration
+    return places
 
 
 def _read(path: Path) -> str:
@@ -108,22 +129,22 @@ def _read(path: Path) -> str:
     return read_text(path)
 
 
-def _check_classes(named: dict[Path, list[str]], sources: Sources, paths: dict[str, Path]) -> None:
+def _check_classes(named: dict[Path, list[str]], parsed: dict[Path, Any]) -> None:
     """Check that the files hold the classes that config.json says are in them."""
-    held = {paths["modeling"]: sources.modeling}
-    if sources.configuration:
-        held[paths["configuration"]] = sources.configuration
-    for path, source in held.items():
-        if missing := [name for name in named[path] if not source.binds(name)]:
+    for path, names in named.items():
+        if path in parsed and (missing := [name for name in names if not parsed[path].binds(name)]):
             raise OpensciError(
                 f"{path} has no class {missing[0]}, which config.json names: download the model again."
             )
 
 
-def _sources(texts: dict[str, str], paths: dict[str, Path]) -> Sources:
-    code = {role: _parsed(Source, text, paths[role]) for role, text in texts.items() if paths[role].suffix == ".py"}
-    settings = {role: _parsed(Settings, text, paths[role]) for role, text in texts.items() if role not in code}
-    return Sources(code["modeling"], code.get("configuration"), settings["config"], settings.get("tokenizer_config"))
+def _sources(parsed: dict[Path, Any], places: dict[str, list[Path]], at: Path) -> Sources:
+    """Return what rules see that work on the file `at`."""
+    code = {path.stem: parsed[path] for path in places["modeling"]}
+    one = {role: parsed[paths[0]] for role, paths in places.items()}
+    if at in places["modeling"]:
+        one["modeling"] = parsed[at]
+    return Sources(one["modeling"], one.get("configuration"), one["config"], one.get("tokenizer_config"), code)
 
 
 def _parsed(kind: Callable[[str], Parsed], text: str, path: Path, cure: str = "download the model again") -> Parsed:
@@ -137,15 +158,22 @@ def _parsed(kind: Callable[[str], Parsed], text: str, path: Path, cure: str = "d
         raise OpensciError(f"{path} can't be read ({error}): {cure}.") from error
 
 
-def _edits(rule: Rule, sources: Sources, paths: dict[str, Path]) -> list[Asked]:
+def _edits(rule: Rule, sources: Sources, path: Path) -> list[Asked]:
     try:
         return [(rule.id, edit) for edit in rule.edits(sources)]
     except UnrecognisedError as error:
-        path = paths[rule.target if paths[rule.target].suffix == ".py" else "modeling"]
         raise OpensciError(
             f"Rule {rule.id} can't rewrite {path}, line {error.node.lineno}: {error.what}. "
             "Leave the rule out with --rules, or bring the line into a form that the rule knows."
         ) from error
+
+
+def _refusals(rule: Rule, sources: Sources, path: Path) -> list[str]:
+    try:
+        list(rule.edits(sources))
+    except UnrecognisedError as error:
+        return [f"Rule {rule.id} refuses {path}, line {error.node.lineno}: {error.what}."]
+    return []
 
 
 def _applied(text: str, asked: list[Asked], path: Path) -> str:
@@ -158,26 +186,20 @@ def _applied(text: str, asked: list[Asked], path: Path) -> str:
     _parsed(parse if is_code else Settings, changed, path, cure)
     if line := first_change(bare, changed, [edit for _, edit in asked], is_code):
         raise OpensciError(f"{path}, line {line}, would change though no rule asks for it: {cure}.")
-    return text[: -len(bare)] + (_with_header(changed, text, ids) if is_code else changed)
+    return text[: -len(bare)] + (_with_notice(changed, text) if is_code else changed)
 
 
-def _with_header(changed: str, original: str, rules: list[str]) -> str:
+def _with_notice(changed: str, original: str) -> str:
     """Add the notice of change that the Apache licence asks for (section 4b), below the file's own first comment."""
     newline = "\r\n" if "\r\n" in changed else "\n"
-    notice = textwrap.wrap(
-        f"# Changed by opensci hotfix {version('opensci-lib')}: {', '.join(rules)}.",
-        WIDTH,
-        subsequent_indent="#   ",
-        break_on_hyphens=False,
-    )
-    notice.append(f"# The source's sha256 was {digest(original.encode())}.")
+    notice = f"{_NOTICE} {version('opensci-lib')}, of sha256 {digest(original.encode())}.{newline}"
     opening = _OPENING.match(changed)
     place = opening.end() if opening else 0
-    gap = f"#{newline}" if place else ""
-    return changed[:place] + gap + "".join(line + newline for line in notice) + changed[place:]
+    return changed[:place] + (f"#{newline}" if place else "") + notice + changed[place:]
 
 
-def _diff(name: str, before: str, after: str) -> str:
+def unified(name: str, before: str, after: str) -> str:
+    """Return the unified diff of a file."""
     lines = difflib.unified_diff(before.splitlines(), after.splitlines(), f"a/{name}", f"b/{name}", lineterm="")
     return "".join(f"{line}\n" for line in lines)
 

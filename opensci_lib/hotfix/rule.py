@@ -15,24 +15,33 @@ Edits = Iterator[Edit | Move]
 
 @dataclass
 class Sources:
-    """The files of a model folder. A rule changes the one that it works on and may look at all."""
+    """The files of a model folder. A rule changes the one that it works on and may look at all.
 
+    Modelling code may be many files. A rule for it is asked once for each.
+    """
+
+    #: The file to be changed by rules for modelling code; for others that of the causal language model.
     modeling: Source
     configuration: Source | None
     config: Settings
     tokenizer_config: Settings | None
+    #: All modelling code by module, `modeling` among it.
+    code: dict[str, Source] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A rewrite. `before` and `after` are small sources that show it."""
+    """A rewrite. `before` and `after` are small sources that show it.
+
+    Without `after` it is a refusal: of what would be imported and be silently wrong, and has no cure yet.
+    """
 
     id: str
     #: The releases on which the unchanged source fails.
     releases: str
     cause: str
     before: str
-    after: str
+    after: str | None
     #: From the folder's sources to what must change in the target: nothing where there is nothing to do.
     edits: Callable[[Sources], Edits]
     #: What it works on: a field of `Sources`.

@@ -30,7 +30,10 @@ class Settings(Mapping[str, Any]):
         return len(self._values)
 
     def set(self, *path: str, value: Any) -> Edit:
-        """Give the key at the end of a path of keys a value: in its place, or after the last key beside it."""
+        """Give the key at the end of a path of keys a value: in its place, or else after the last key beside it.
+
+        Where the keys are sorted, as transformers writes them, a new one goes where it belongs.
+        """
         start = self.text.index("{")
         for key in path[:-1]:
             start = self.members(start)[key][1]
@@ -48,7 +51,9 @@ class Settings(Mapping[str, Any]):
         else:
             space, added = space if others else " ", _written(value)
         colon = self.text[self.text.rindex('"', key, self.text.rindex(":", key, begin)) + 1 : begin]
-        return Edit(end, end, f",{space}{_written(path[-1])}{colon}{added}")
+        smaller = [end for name, (_, _, end) in members.items() if name < path[-1]]
+        place = smaller[-1] if smaller and [*members] == sorted(members) else end
+        return Edit(place, place, f",{space}{_written(path[-1])}{colon}{added}")
 
     def members(self, start: int) -> dict[str, tuple[int, int, int]]:
         """Return for each key of the object at `start` where it stands, and where its value starts and ends."""

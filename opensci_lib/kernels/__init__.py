@@ -3,6 +3,7 @@
 `environments/transformers-V.txt` pins every package, `environments/transformers-V/` is the environment
 that uv builds from it, and `transformers-V` is the kernel that JupyterLab and papermill then offer.
 `environments/evaluation-V.txt` pins what an optional layer, put on top of that environment, adds to it.
+An installed copy of this library brings the lock files along, and builds in the user's cache (`project`).
 Environments share one copy of torch on disk, because uv links files from its cache.
 """
 
@@ -16,6 +17,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ PYTHON = "3.11"
 MARKER = "opensci.json"
 #: Packages that only some notebooks need, each an extra in pyproject.toml, installed on top of an environment.
 LAYERS = ("evaluation",)
+_NAME = "opensci-lib"
 
 
 def kernel_name(version: str) -> str:
@@ -52,7 +55,8 @@ def marker(version: str, layer: str | None = None) -> str:
 
 def available() -> list[str]:
     """Return the releases with a lock file, oldest first."""
-    return _versions(file.stem for file in project.ENVIRONMENTS.glob("transformers-*.txt"))
+    folders = (project.LOCKS, project.ENVIRONMENTS)
+    return _versions(file.stem for folder in folders for file in folder.glob("transformers-*.txt"))
 
 
 def installed() -> list[str]:
@@ -133,16 +137,17 @@ def lock(version: str) -> Path:
             layer: _resolved(version, "--constraint", constraints.name, "--extra", "kernel", *extra)
             for layer, extra in ((None, []), *((layer, ["--extra", layer]) for layer in LAYERS))
         }
+    project.ENVIRONMENTS.mkdir(parents=True, exist_ok=True)
     for layer, lines in pins.items():
         own = [pin for pin in lines if layer is None or pin not in pins[None]]
-        _write(_lock_file(version, layer), "\n".join([heading, *own, ""]))
+        _write(project.ENVIRONMENTS / _lock_name(version, layer), "\n".join([heading, *own, ""]))
     return _lock_file(version)
 
 
 def _resolved(version: str, *options: str) -> list[str]:
     pins = _uv(
         f"Resolving the packages of transformers {version}",
-        *("pip", "compile", "--quiet", "pyproject.toml", "-", "--python-version", PYTHON, *options),
+        *("pip", "compile", "--quiet", str(project.PYPROJECT), "-", "--python-version", PYTHON, *options),
         *("--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links"),
         stdin=f"transformers=={version}\n",
         version=version,
@@ -155,12 +160,19 @@ def _environment(version: str) -> Path:
     return project.ENVIRONMENTS / kernel_name(version)
 
 
+def _lock_name(version: str, layer: str | None) -> str:
+    return f"{layer}-{version}.txt" if layer else f"{kernel_name(version)}.txt"
+
+
 def _lock_file(version: str, layer: str | None = None) -> Path:
-    return project.ENVIRONMENTS / (f"{layer}-{version}.txt" if layer else f"{kernel_name(version)}.txt")
+    """Return the lock file that `lock` wrote here, or else the one that came with an installed copy."""
+    name = _lock_name(version, layer)
+    own, brought = project.ENVIRONMENTS / name, project.LOCKS / name
+    return brought if brought.exists() and not own.exists() else own
 
 
 def _kernelspec(version: str) -> Path:
-    return project.driver_prefix() / "share" / "jupyter" / "kernels" / kernel_name(version) / "kernel.json"
+    return project.kernelspecs() / kernel_name(version) / "kernel.json"
 
 
 def _locked(version: str) -> FileLock:
@@ -191,8 +203,25 @@ def _contents(file: Path, version: str) -> dict:
         "transformers": version,
         "python": PYTHON,
         "lock_sha256": hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else None,
-        "project": str(project.ROOT),
+        "project": _library(),
     }
+
+
+def _library() -> str:
+    """Say which code of this library an environment holds: that of a checkout, or a copy of these very files."""
+    if project.CHECKOUT:
+        return str(project.ROOT)
+    return hashlib.sha256((distribution(_NAME).read_text("RECORD") or "").encode()).hexdigest()
+
+
+def _copy_library(environment: Path) -> None:
+    """Put the installed copy of this library into an environment; no index may have it."""
+    packages = environment / "lib" / f"python{PYTHON}" / "site-packages"
+    for file in distribution(_NAME).files or []:
+        if ".." not in file.parts:  # scripts and Jupyter's settings, which lie beside the packages
+            target = packages / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file.locate(), target)
 
 
 def _read(file: Path) -> dict | None:
@@ -215,15 +244,15 @@ def _build(version: str, contents: dict) -> None:
     packages = ["-r", str(_lock_file(version))]
     if contents["lock_sha256"] is None:
         click.echo(f"transformers {version} has no lock file: its packages are resolved now.", err=True)
-        packages = ["-r", "pyproject.toml", "--extra", "kernel", f"transformers=={version}"]
+        packages = ["-r", str(project.PYPROJECT), "--extra", "kernel", f"transformers=={version}"]
     install = ["pip", "install", "--python", str(temporary / "bin" / "python")]
+    venv = ["venv", "--relocatable", "--python", PYTHON, "--prompt", folder.name, str(temporary)]
+    library = [[*install, "--no-deps", "--editable", str(project.ROOT)]] if project.CHECKOUT else []
     try:
-        for arguments in (
-            ["venv", "--relocatable", "--python", PYTHON, "--prompt", folder.name, str(temporary)],
-            [*install, *packages],
-            [*install, "--no-deps", "--editable", str(project.ROOT)],
-        ):
+        for arguments in (venv, [*install, *packages], *library):
             _uv(step, *arguments, version=version)
+        if not project.CHECKOUT:
+            _copy_library(temporary)
         _write(temporary / MARKER, json.dumps(contents, indent=2) + "\n")
         if folder.exists():
             shutil.rmtree(folder)
@@ -240,7 +269,7 @@ def _add_layer(version: str, layer: str, contents: dict) -> None:
     folder = _environment(version)
     packages = ["-r", str(_lock_file(version, layer))]
     if contents["lock_sha256"] is None:
-        packages = ["-r", "pyproject.toml", "--extra", "kernel", "--extra", layer, f"transformers=={version}"]
+        packages = ["-r", str(project.PYPROJECT), "--extra", "kernel", "--extra", layer, f"transformers=={version}"]
     done = folder / f"{layer}.json"
     done.unlink(missing_ok=True)
     _uv(step, "pip", "install", "--python", str(folder / "bin" / "python"), *packages, version=version)

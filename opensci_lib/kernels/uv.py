@@ -31,7 +31,7 @@ _WITH_US = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
 
 
 def uv(step: str, *arguments: str, stdin: str = "") -> str:
-    """Run uv in the project and return what it printed; `step` opens the sentence if it fails.
+    """Run uv and return what it printed; `step` opens the sentence if it fails.
 
     Raises:
         OpensciError: uv is missing, or failed; then with the innermost cause that it names.
@@ -45,7 +45,8 @@ def uv(step: str, *arguments: str, stdin: str = "") -> str:
         environment.setdefault("UV_FIND_LINKS", ",".join(links))
     done = subprocess.run(
         [*_WITH_US, program, *arguments],
-        cwd=project.ROOT,
+        # A project's settings of uv hold. uv refuses to work in its own cache, where `uvx` puts an installed copy.
+        cwd=project.ROOT if project.CHECKOUT else project.ENVIRONMENTS,
         env=environment,
         input=stdin,
         capture_output=True,

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from opensci_lib import shim
 from opensci_lib.miniature import MODEL, corpus
-from opensci_lib.model_folder import appearing, files, read_config
+from opensci_lib.model_folder import appearing, files, follow_umask, read_config
 
 _END = "<|endoftext|>"
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors")
@@ -61,6 +61,7 @@ def train(dst: Path | str, steps: int = SETTINGS["steps"]) -> dict[str, Any]:
         model.to(getattr(torch, SETTINGS["stored_as"])).save_pretrained(folder / "weights", safe_serialization=True)
         # 4.48 would also write its own config.json; the shipped one is in the published form.
         shutil.move(folder / "weights" / "model.safetensors", folder / "model.safetensors")
+        follow_umask(folder / "model.safetensors")
         shutil.rmtree(folder / "weights")
         return {
             "made_of": made_of(steps),

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from opensci_lib.errors import OpensciError
-from opensci_lib.runs import find
+from opensci_lib.runs import find, trace
 from opensci_lib.runs.capture import Capture
 from opensci_lib.runs.logits import COMPARED, ROWS, abs_diff, compare_rows, joined, same_bits
 
@@ -25,12 +25,30 @@ _STAGES = {
     "v_proj": "values",
     "q_rope": "queries after RoPE",
     "k_rope": "keys after RoPE",
+    "q_norm": "normed queries",
+    "k_norm": "normed keys",
+    "o_proj": "the attention projected",
     "self_attn": "the attention output",
+    "post_attention_layernorm": "the normed MLP input",
+    "gate_proj": "the MLP gate",
+    "act_fn": "the MLP gate activated",
+    "up_proj": "the MLP up projection",
+    "down_proj": "the MLP down projection",
     "mlp": "the MLP output",
+    "norm": "the final norm",
     "lm_head": "the logits",
 }
 
-_EQUAL = "equal to the reference, bit for bit"
+#: What must be the same for equal bits, besides the folder, and where `run.json` has it.
+_CONDITIONS = (
+    ("settings", "dtype"),
+    ("settings", "device"),
+    ("settings", "attn_implementation"),
+    ("versions", "torch"),
+)
+
+#: How `verdict` begins for a run that is its reference in all that was compared.
+EQUAL = "equal to the reference, bit for bit"
 _NO_NUMBERS = {"bitwise_equal": False, "inv_freq_equal": False}  # the other columns of a run that failed are empty
 
 
@@ -180,7 +198,7 @@ def _summary(reference: Run, run: Run, prompt: int, positions: pd.DataFrame) -> 
         "inv_freq_equal": _equal_bits(reference, run, f"{prompt}.inv_freq"),
         **_top_tokens(run, prompt),
         "completion": run.record["completions"][prompt],
-        "verdict": _difference(reference, run, prompt, positions) or _EQUAL,
+        "verdict": _difference(reference, run, prompt, positions) or _equality(reference, run, prompt),
     }
 
 
@@ -201,15 +219,30 @@ def first_divergence(reference: Capture, candidate: Capture, prompt: int) -> tup
 
 def describe_stage(stage: str) -> str:
     """Say a stage in words: "model.layers.0.self_attn.k_rope" is "layer 0, keys after RoPE"."""
-    parts = stage.split(".")
-    what = _STAGES.get(parts[-1], parts[-1])
-    layers = [part for part in parts if part.isdigit()]
-    return f"layer {layers[0]}, {what}" if layers else what
+    last, layer = stage.rpartition(".")[2], layer_of(stage)
+    what = "the layer's output" if stage.endswith(f"layers.{layer}") else _STAGES.get(last, last)
+    return what if layer is None else f"layer {layer}, {what}"
+
+
+def layer_of(stage: str) -> int | None:
+    """Return the number of the layer that a stage belongs to; None for those before and after all layers."""
+    return next((int(part) for part in stage.split(".") if part.isdigit()), None)
 
 
 def verdict(reference: Run, run: Run, prompt: int) -> str:
     """Say in a sentence whether `run` equals `reference` on a prompt and, if not, what explains it."""
-    return difference(reference, run, prompt) or _EQUAL
+    return difference(reference, run, prompt) or _equality(reference, run, prompt)
+
+
+def _equality(reference: Run, run: Run, prompt: int) -> str:
+    """Say of equal runs whether they were bound to be: whether they asked torch for the same operations."""
+    name = f"{prompt}.trace"
+    if name not in reference.capture or name not in run.capture:
+        return EQUAL
+    right, found = (trace.decoded(each.capture[name].tobytes()) for each in (reference, run))
+    if first := trace.compare(right, found):
+        return f"{EQUAL}, on this machine, by other operations: {first}"
+    return f"{EQUAL}, and in operations: equal wherever torch is the same"
 
 
 def difference(reference: Run, run: Run, prompt: int) -> str | None:
@@ -271,8 +304,10 @@ def _causes(reference: Run, run: Run, prompt: int) -> list[str]:
         )
     if not _equal_bits(reference, run, f"{prompt}.inv_freq"):
         causes.append(_inv_freq(*(_numbers(each.capture[f"{prompt}.inv_freq"]) for each in (run, reference))))
-    if run.record["settings"]["dtype"] != reference.record["settings"]["dtype"]:
-        causes.append(f"it ran in {run.record['settings']['dtype']}")
+    for part, name in _CONDITIONS:
+        ours, right = (each.record[part].get(name) for each in (run, reference))
+        if ours != right:
+            causes.append(f"its {name} is {ours}, the reference's {right}")
     return causes or ["weights and inv_freq are right, so the computation differs"]
 
 

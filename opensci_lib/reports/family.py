@@ -14,6 +14,11 @@ def find_models(outputs: Path | str) -> list[Path]:
     return sorted(path.parent for path in Path(outputs).glob("*/parity.csv"))
 
 
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a table of results. A token in it may be "NA" or "null"; only an empty cell is NaN."""
+    return pd.read_csv(path, dtype={"tf_version": str}, keep_default_na=False, na_values=[""])
+
+
 def gather(folders: list[Path | str], table: str) -> pd.DataFrame:
     """Stack one table of several models, such as `parity.csv`, in the order of `folders`.
 
@@ -29,8 +34,7 @@ def gather(folders: list[Path | str], table: str) -> pd.DataFrame:
         if not (folder / table).exists():
             raise OpensciError(f"{folder} holds no {table}: run `snakemake {folder / 'index.html'}` first.")
         model, _, revision = folder.name.partition("@")
-        # A token may be "NA" or "null"; only an empty cell is NaN.
-        frame = pd.read_csv(folder / table, keep_default_na=False, na_values=[""])
+        frame = read_table(folder / table)
         frame.insert(0, "model", model)
         frame.insert(1, "revision", revision)
         frames.append(frame)

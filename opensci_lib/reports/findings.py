@@ -8,13 +8,14 @@ and what was not run is neither equal nor different, but left out of both counts
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from pandas.io.formats.style import Styler
 
-from opensci_lib.reports.compare import Run, describe_stage, first_divergence
+from opensci_lib.reports.compare import Run, describe_stage, first_divergence, layer_of
 from opensci_lib.runs import VARIANTS, ascending, in_order, place
 from opensci_lib.runs.capture import Capture
 from opensci_lib.runs.logits import abs_diff
@@ -26,21 +27,43 @@ _CHECKPOINT = ["model", "revision"]
 
 
 def number(value: float, digits: int = 3) -> str:
-    """Write a number with its significant digits: 0.0004 is "0.0004"."""
-    return "NaN" if math.isnan(value) else f"{value:.{digits}g}"
+    """Write a number with its significant digits, 0.0004 as "0.0004"; below a million without an exponent."""
+    if math.isnan(value):
+        return "NaN"
+    return f"{value:.0f}" if 10**digits <= abs(value) < 1e6 else f"{value:.{digits}g}"
 
 
-def readable(frame: pd.DataFrame) -> Styler:
-    """Return a frame as notebooks show it: without its index, floats with the nine digits that tell float32 apart."""
-    table = frame.style.hide()
-    table.format(lambda value: number(value, 9), subset=frame.select_dtypes("float").columns)
-    return table
+def percent(share: float) -> str:
+    """Write a share with three significant digits, or as many as tell a part from the whole."""
+    digits = next(digits for digits in range(3, 18) if share >= 1 or number(100 * share, digits) != "100")
+    return f"{number(100 * share, digits)} %"
 
 
 def runs_in_order(frame: pd.DataFrame) -> list[tuple[str, str]]:
     """Return the runs of a frame, each once, as (release, variant): releases ascending, then variants."""
     runs = set(frame[["tf_version", "variant"]].itertuples(index=False, name=None))
     return sorted(runs, key=lambda run: place(*run))
+
+
+def spans(releases: Iterable[str], among: Iterable[str]) -> str:
+    """Write releases as spans of neighbours among others: 5.0, 5.2 and 5.3 of all four are "5.0, 5.2 to 5.3"."""
+    order = ascending(among)
+    places = [order.index(release) for release in ascending(releases)]
+    said = []
+    for _, neighbours in groupby(enumerate(places), key=lambda pair: pair[1] - pair[0]):
+        first, *rest = [order[place] for _, place in neighbours]
+        said.append(f"{first} to {rest[-1]}" if rest else first)
+    return ", ".join(said)
+
+
+def alike(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """Gather the runs of a variant that agree in `columns`: `variant`, the `releases` in words, and those columns."""
+    among = {variant: list(rows["tf_version"]) for variant, rows in frame.groupby("variant")}
+    found = frame.groupby(["variant", *columns], sort=False, dropna=False)["tf_version"].agg(list).reset_index()
+    pairs = zip(found["tf_version"], found["variant"], strict=True)
+    found.insert(1, "releases", [spans(releases, among[variant]) for releases, variant in pairs])
+    found = found.drop(columns="tf_version")
+    return found.sort_values("variant", key=lambda names: names.map(_VARIANTS.index), kind="stable")
 
 
 def _all_true(values: pd.Series) -> bool:
@@ -105,6 +128,19 @@ def parity_cell(equal: bool, max_abs_diff: float, failed: bool = False) -> str:
 def equal_releases(parity: pd.DataFrame) -> str:
     """Say on how many releases each variant computes the reference's logits."""
     return f"Releases whose logits are the reference's, bit for bit: {_counts(parity_by_run(parity), 'equal')}"
+
+
+def parity_verdict(parity: pd.DataFrame) -> str:
+    """Say in a line whether the fixed folder computes the reference's logits, and how many of the others do not."""
+    equal = parity_by_run(parity).groupby("variant")["equal"].agg(list)
+    counts = {variant: (sum(equal[variant]), len(equal[variant])) for variant in _VARIANTS if variant in equal}
+    same, count = counts.pop("fixed", (0, 0))
+    wrong = [
+        f"{variant} differs on {count - same} of {count}" for variant, (same, count) in counts.items() if same < count
+    ]
+    share = f"all {count}" if same == count else f"{same} of {count}"
+    first = f"The fixed folder computes the same logits on {share} releases, bit for bit"
+    return f"{first}; {', '.join(wrong)}." if wrong else f"{first}."
 
 
 def equal_checkpoints(parity: pd.DataFrame) -> str:
@@ -172,6 +208,37 @@ def stage_differences(reference: Capture, candidate: Capture, prompt: int) -> pd
     return differs.reindex(ours.index.union(theirs.index, sort=False))
 
 
+def divergences(reference: Run, runs: list[Run], prompt: int) -> dict[str, pd.DataFrame]:
+    """Return where runs leave the reference (`stage_differences`), by the names of those that leave it alike.
+
+    Runs of which no stage differs are left out.
+    """
+    alike: dict[tuple[str, str], list[str]] = {}
+    found: dict[tuple[str, str], pd.DataFrame] = {}
+    for run in runs:
+        differences = stage_differences(reference.capture, run.capture, prompt)
+        if differences.eq(1).any(axis=None):
+            key = run.variant, differences.to_csv()
+            alike.setdefault(key, []).append(run.tf_version)
+            found[key] = differences
+    among = [run.tf_version for run in runs]
+    return {f"{key[0]} on {spans(releases, among)}": found[key] for key, releases in alike.items()}
+
+
+def by_layer(differences: pd.DataFrame) -> pd.DataFrame:
+    """Gather the stages of each layer (`stage_differences`), but for those of the layer where the runs first part.
+
+    The index says them in words. A layer is 1.0 where any of its stages is, and NaN where all of them are.
+    """
+    parting = next(iter(differences.index[differences.eq(1).any(axis=1)]), "")
+    closed = [layer_of(stage) not in (None, layer_of(parting)) for stage in differences.index]
+    names = [
+        f"layer {layer_of(stage)}" if shut else describe_stage(stage)
+        for stage, shut in zip(differences.index, closed, strict=True)
+    ]
+    return differences.groupby(names, sort=False).max()
+
+
 def differing_stages(differences: pd.DataFrame) -> str:
     """Say how many of a run's stage outputs differ (`stage_differences`), and how many stages were not compared."""
     compared = differences.dropna()
@@ -183,9 +250,9 @@ def differing_stages(differences: pd.DataFrame) -> str:
 def first_differences(reference: Run, runs: list[Run], parity: pd.DataFrame, prompt: int) -> pd.DataFrame:
     """Return where each run first parts from the reference on a prompt.
 
-    Returns a row a run: `tf_version`, `variant`; `logits equal`, from the row of `parity`; `stages compared`, those
-    of the same name; and `first stage` and `position` of the first difference in causal order, empty where no stage
-    that was compared differs.
+    Returns, with those that are alike in one row, `variant` and `releases`; `logits equal`, from the row of `parity`;
+    `stages compared`, those of the same name; and `first stage` and `position` of the first difference in causal
+    order, empty where no stage that was compared differs.
     """
     equal = parity[parity["prompt"] == prompt].set_index(["tf_version", "variant"])["bitwise_equal"]
     rows = []
@@ -201,25 +268,25 @@ def first_differences(reference: Run, runs: list[Run], parity: pd.DataFrame, pro
                 "position": position,
             }
         )
-    return pd.DataFrame(rows)
+    return alike(pd.DataFrame(rows), ["logits equal", "stages compared", "first stage", "position"])
 
 
 def verdicts(parity: pd.DataFrame) -> pd.DataFrame:
-    """Return `variant`, `tf_version`, `prompts` and `verdict`: a row a run, or more where prompts disagree."""
+    """Return `variant`, `releases`, `prompts` and `verdict`: releases with the same in one row."""
     rows = parity.assign(prompts=parity["prompt"].astype(str))
     said = rows.groupby(["variant", "tf_version", "verdict"], sort=False)["prompts"].agg(", ".join).reset_index()
-    said = said.sort_values("variant", key=lambda names: names.map(_VARIANTS.index), kind="stable")
-    return said[["variant", "tf_version", "prompts", "verdict"]]
+    return alike(said, ["prompts", "verdict"])
 
 
 def conditions(runs: list[Run]) -> pd.DataFrame:
     """Return how each run was computed: a row a run, with versions, settings, seconds and memory."""
-    rows = {}
+    rows = []
     for run in runs:
         versions, settings, seconds, weights = (
             run.record[name] for name in ("versions", "settings", "seconds", "weights")
         )
-        rows[f"{run.tf_version} {run.variant}"] = {
+        row = {
+            "run": f"{run.tf_version} {run.variant}",
             **{name: versions[name] for name in ("torch", "tokenizers", "safetensors", "python")},
             **{name: settings[name] for name in ("dtype", "device", "attn_implementation")},
             "torch threads": run.record["machine"]["torch_threads"],
@@ -229,7 +296,8 @@ def conditions(runs: list[Run]) -> pd.DataFrame:
             "peak memory of the": run.record["machine"]["peak_memory_of"],
             "peak memory (MiB)": round(max(run.record["peak_memory_bytes"].values()) / 2**20),
         }
-    return pd.DataFrame(rows).T
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 # Features
@@ -257,20 +325,45 @@ def failing_features(codes: pd.DataFrame) -> str:
     return f"{len(codes)} features on {codes.shape[1]} releases: {finding}"
 
 
+def compat_verdict(compat: pd.DataFrame) -> str:
+    """Say in a line how much of what was checked the fixed folder does."""
+    codes = feature_codes(compat).to_numpy()
+    checked, fails, unsupported = (~np.isnan(codes)).sum(), (codes == 0).sum(), (codes == 1).sum()
+    failed = f"{fails} failed" if fails else "none failed"
+    return (
+        f"Of {checked} checks of the fixed folder on {compat['tf_version'].nunique()} releases {failed}; "
+        f"{unsupported} ask for what the release does not support."
+    )
+
+
 def wanting_features(compat: pd.DataFrame) -> pd.DataFrame:
     """Return what the fixed folder does not do: by feature, result and error of `compat.csv`, on which `releases`."""
     wanting = compat[(compat["variant"] == "fixed") & (compat["result"] != "ok")]
-    reasons = wanting.groupby(["group", "feature", "result", "error"], sort=False)["tf_version"].agg(", ".join)
-    return reasons.reset_index().rename(columns={"tf_version": "releases"})
+    reasons = wanting.groupby(["group", "feature", "result", "error"], sort=False)["tf_version"]
+    return reasons.agg(lambda releases: spans(releases, compat["tf_version"])).reset_index(name="releases")
 
 
 # Scores
 
 
 def equal_scores(table: pd.DataFrame) -> str:
-    """Say how many runs of `evaluation.csv` equal the reference bit for bit, on every task that any run has."""
+    """Say on how many releases each variant scores what the reference scores, on every task that any run has."""
     equal = table.pivot(index=["tf_version", "variant"], columns="task", values="equal").eq(True).all(axis=1)
-    return f"{equal.sum()} of {len(equal)} runs score exactly what the reference scores"
+    counts = _counts(equal.rename("equal").reset_index(), "equal")
+    return f"Releases whose scores are the reference's, bit for bit: {counts}"
+
+
+def score_rows(table: pd.DataFrame) -> dict[tuple[str, str], str]:
+    """Return in which row of a picture each run of `evaluation.csv` is: its own, or that of all equal ones."""
+    runs = table.groupby(["tf_version", "variant"])["equal"].agg(_all_true)
+    equal = {variant: [run[0] for run in runs[runs].index if run[1] == variant] for variant in _VARIANTS}
+    rows = {}
+    for release, variant in runs_in_order(table):
+        together = equal[variant] if release in equal[variant] else [release]
+        rows[release, variant] = (
+            f"{variant} {release}" if len(together) == 1 else f"{variant}, {len(together)} releases"
+        )
+    return rows
 
 
 def score_spans(scores: pd.DataFrame) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -12,17 +13,20 @@ from typing import Any
 import pandas as pd
 
 from opensci_lib.errors import OpensciError
+from opensci_lib.reports.findings import number, percent
 from opensci_lib.reports.statistics import changed_predictions, compare_items
 from opensci_lib.runs import find
 
 #: Scores of the 1.7B model that others published, with their source.
 PUBLISHED = Path(__file__).with_name("published.csv")
 ACCURACY, NATS = "accuracy", "nats per token"
+#: What a difference of a metric is stated in, and how many of these one is.
+_UNITS = {ACCURACY: ("points", 100), NATS: ("nats", 1)}
 #: What tells one item from all others of a run.
 KEY = ["task", "metric", "doc_id", "text"]
 #: What may change numbers besides release and variant, as `eval.json` names it.
 SETTINGS = ("dtype", "model_dtype", "attn_implementation", "device", "batch_size", "batch_size_used", "limit")
-SETTINGS += ("model", "revision", "commit", "torch", "lm-eval")
+SETTINGS += ("too_long", "model", "revision", "commit", "torch", "lm-eval")
 
 
 @dataclass(frozen=True)
@@ -133,6 +137,18 @@ def not_evaluated(folder: Path) -> list[str]:
     return [*([f"Not evaluated: {', '.join(names)}."] if names else []), *failed]
 
 
+def too_long(runs: list[Evaluation]) -> list[str]:
+    """Say in sentences which tasks hold items longer than the model's context, and what became of them."""
+    runs_of: dict[str, int] = {}
+    for run in runs:
+        record = run.results["run"]
+        for task, count in record.get("items_too_long", {}).items():
+            became = {"truncate": "lost their beginning", "skip": "were left out"}[record["too_long"]]
+            what = f"Items of {task} that are longer than the model's context {became}: {count}"
+            runs_of[what] = runs_of.get(what, 0) + 1
+    return [f"{what}, in {count} of {len(runs)} runs." for what, count in runs_of.items()]
+
+
 def _run(path: Path) -> tuple[str, str]:
     return path.parent.name, path.name
 
@@ -233,45 +249,73 @@ def verdict(table: pd.DataFrame) -> list[str]:
                 f"**{variant}** scores exactly what the reference scores on {len(runs)} of {len(runs)} releases: "
                 f"every log-likelihood of {items} items and {tokens} tokens is equal bit for bit."
             )
-        told = [_finding(of) for of in runs if not of["equal"].all() or of["settings"].any()]
-        sentences.append(" ".join([found, *told]))
+        other = [(of.iloc[0]["tf_version"], of.iloc[0]["settings"]) for of in runs if of["settings"].any()]
+        sentences.append(" ".join([found, *(f"{release} ran with {settings}." for release, settings in other)]))
     return sentences
 
 
-def _finding(rows: pd.DataFrame) -> str:
-    """Say of one run, which of its tasks differ and how, and with which other settings it ran."""
-    run = rows.iloc[0]
-    settings = f" ({run['settings']})" if run["settings"] else ""
-    changes = [_change(row) for row in rows.to_dict("records") if not row["equal"]]
-    return f"{run['tf_version']}{settings}: {'; '.join(changes) or 'equal'}."
+def changes(table: pd.DataFrame) -> pd.DataFrame:
+    """Gather the rows of `score_table` that differ: a row a variant and task, over its releases.
+
+    Columns: `variant`, `task`, `releases` (how many differ, of how many), `reference`, `lowest` and `highest` score
+    with their unit, and `change`, the one furthest from 0, with its `unit`: points of accuracy, or nats.
+    """
+    rows = []
+    for _, of in table.groupby(["variant", "task"], sort=False):
+        differ = of[~of["equal"]]
+        if len(differ):
+            metric, scores = of["metric"].iloc[0], differ["score"]
+            rows.append(
+                {
+                    **of.iloc[0][["variant", "task"]],
+                    "releases": f"{len(differ)} of {len(of)}",
+                    "reference": _stated(of["reference"].iloc[0], metric),
+                    "lowest": _stated(scores.min(skipna=False), metric),
+                    "highest": _stated(scores.max(skipna=False), metric),
+                    "change": max(differ["difference"] * _UNITS[metric][1], key=_distance),
+                    "unit": _UNITS[metric][0],
+                }
+            )
+    return pd.DataFrame(rows)
 
 
-def _change(row: dict[str, Any]) -> str:
-    change = f"{row['task']} {row['reference']:.3f} to {row['score']:.3f} {row['metric']}"
-    if row["metric"] == NATS:
-        return change
-    return f"{change} (McNemar p = {row['p_value']:.1g}, {row['changed']:.0f} of {row['items']} predictions changed)"
+def _distance(change: float) -> float:
+    return math.inf if math.isnan(change) else abs(change)
+
+
+def _stated(score: float, metric: str) -> str:
+    return percent(score) if metric == ACCURACY else f"{number(score, 4)} nats"
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of `score_table` as a reader wants them: the score with its error, and what it is against."""
-    rows = table.to_dict("records")
-    shown = table.assign(
-        score=["{score:.4f} ± {standard_error:.4f}".format(**row) for row in rows],
-        against=[
-            "equal, bit for bit" if row["equal"] else "{difference:+.4f} [{low:+.4f}, {high:+.4f}]".format(**row)
-            for row in rows
-        ],
+    """Return the rows of `score_table` that differ, as a reader wants them: with units and intervals."""
+    rows = table[~table["equal"]]
+    scale = rows["metric"].map(lambda metric: _UNITS[metric][1])
+    shown = pd.DataFrame(
+        {
+            **{name: rows[name] for name in ("tf_version", "variant", "task")},
+            "score": [_stated(*pair) for pair in zip(rows["score"], rows["metric"], strict=True)],
+            "change": rows["difference"] * scale,
+            "low": rows["low"] * scale,
+            "high": rows["high"] * scale,
+            **{name: rows[name] for name in ("agreement", "p_value", "largest_change", "settings")},
+        }
     )
-    return shown[["tf_version", "variant", "task", "metric", "items", "score", "against", "settings"]]
+    return shown if rows["settings"].any() else shown.drop(columns="settings")
 
 
 def stated(runs: list[Evaluation]) -> pd.DataFrame:
-    """Return the scores as the harness states them: a row a run and task, a column a metric."""
-    tables = {
-        run.name: pd.DataFrame(run.results["results"]).drop(["name", "alias"], errors="ignore").T for run in runs
+    """Return the scores as the harness states them: a row a `task` and `metric`, a column a run."""
+    scores = {
+        run.name: {
+            (task, metric.removesuffix(",none")): score
+            for task, said in run.results["results"].items()
+            for metric, score in said.items()
+            if isinstance(score, float)
+        }
+        for run in runs
     }
-    return pd.concat(tables, names=["run", "task"])
+    return pd.DataFrame(scores).rename_axis(["task", "metric"]).reset_index()
 
 
 def first_items(runs: list[Evaluation], count: int = 2) -> pd.DataFrame:
@@ -279,12 +323,13 @@ def first_items(runs: list[Evaluation], count: int = 2) -> pd.DataFrame:
     samples = [pd.read_parquet(run.path / "samples.parquet").assign(run=run.name) for run in runs]
     first = pd.concat([of.groupby("task", sort=False).head(count) for of in samples])
     first = first.assign(text="… " + first["text"].str[-80:])
-    return first.set_index(["task", "doc_id", "run"]).sort_index(level=["task", "doc_id"], sort_remaining=False)
+    first = first.set_index(["task", "doc_id", "run"]).sort_index(level=["task", "doc_id"], sort_remaining=False)
+    return first.reset_index()
 
 
 def conditions(runs: list[Evaluation]) -> pd.DataFrame:
     """Return how each evaluation came about: a row a run, with settings and versions."""
-    return pd.DataFrame({run.name: {**run.settings, **run.results["run"]["versions"]} for run in runs}).T
+    return pd.DataFrame([{"run": run.name, **run.settings, **run.results["run"]["versions"]} for run in runs])
 
 
 def published() -> pd.DataFrame:

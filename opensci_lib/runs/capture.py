@@ -9,6 +9,7 @@ For each prompt `i` the file holds
 - `{i}.cos`, `{i}.sin`, dtype as computed (positions, head_dim): rotary embedding given to the layers
 - `{i}.inv_freq`, float32 (head_dim / 2): the rotary buffer right after the forward pass
 - `{i}.fingerprints`, int64 (stages, positions): a 64-bit hash of each stage's output at each position
+- `{i}.trace`, uint8 (bytes): the operations that torch was asked for (`trace.encoded`)
 
 and, as metadata, the prompts and the names of the stages in the order in which they were computed. A capture that was
 compared with a reference as it was computed holds, instead of logits, `{i}.{name}` for each of `logits.COMPARED`.
@@ -41,6 +42,7 @@ _CODES = {
     np.dtype(np.float64): "F64",
     np.dtype(np.int64): "I64",
     np.dtype(np.bool_): "BOOL",
+    np.dtype(np.uint8): "U8",
 }
 # The header comes first in the file but is known last; the format allows it to end in spaces.
 _HEADER_BYTES = 1 << 18

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,15 @@ def dtype_argument() -> str:
     return "dtype" if hasattr(PretrainedConfig(), "dtype") else "torch_dtype"
 
 
-def poison() -> None:
-    """Leave numbers like 1e12 in freed memory, so that what is read uninitialised can't look right by luck."""
+def poison(sizes: Iterable[int] = ()) -> None:
+    """Leave numbers like 1e12 in freed memory, so that what is read uninitialised can't look right by luck.
+
+    `sizes` are those of tensors to come, in numbers, beside the usual ones of rotary buffers.
+    """
     import torch
 
-    held = [torch.full((size,), 1e12) for size in (4, 8, 16, 32, 64, 128, 256, 512) for _ in range(64)]
+    usual = [size for size in (4, 8, 16, 32, 64, 128, 256, 512) for _ in range(64)]
+    held = [torch.full((size,), 1e12) for size in (*usual, *sizes)]
     del held
 
 

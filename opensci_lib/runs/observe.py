@@ -6,6 +6,7 @@ import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from opensci_lib.errors import OpensciError
 from opensci_lib.runs.capture import Capture, CaptureWriter
 from opensci_lib.runs.logits import ROWS, compare_rows, joined, surprisal
 from opensci_lib.runs.tensors import as_numpy, fingerprints
+from opensci_lib.runs.trace import encoded, trace
 
 if TYPE_CHECKING:
     import torch
@@ -54,11 +56,13 @@ def observe(
     with CaptureWriter(path, prompts, None if against is None else against.digest) as writer:
         for number, ids in enumerate(token_ids):
             logits = LogitsWriter(writer, number, np.asarray(ids, dtype=np.int64), against)
+            row = torch.tensor([ids], device=model.device)
             with _watch(model, logits) as seen, torch.inference_mode():
-                _prefill(model, torch.tensor([ids], device=model.device), prefill_chunk_size)
+                operations = trace(partial(_prefill, model, row, prefill_chunk_size))
             writer.stages = list(seen.fingerprints)
             logits.finish()
             writer.add(f"{number}.token_ids", logits.token_ids)
+            writer.add(f"{number}.trace", np.frombuffer(encoded(operations), np.uint8))
             for name, pieces in seen.rope.items():
                 writer.add(f"{number}.{name}", as_numpy(torch.cat(pieces)))
             writer.add(f"{number}.inv_freq", as_numpy(seen.inv_freq))

@@ -50,7 +50,7 @@ class Model(Base):
                     )
             # Between releases one of these changed its name and another went.
             inputs = {"input_embeds": input_tensor, "inputs_embeds": input_tensor, "cache_position": cache_position}
-            inputs["position_ids"] = position_ids  # where they start again, another sequence does
+            inputs["position_ids"] = position_ids  # where those that were given start again, another sequence does
             known = inspect.signature(create_causal_mask).parameters
             return create_causal_mask(
                 config=config,
@@ -74,6 +74,17 @@ HIDDEN = BEFORE[BEFORE.index("\n    @staticmethod") :]
 
 def test_the_rewrite():
     check_transformed(RULE, BEFORE, AFTER)
+
+
+MADE_UP = "        if position_ids is None:\n            position_ids = made_up()\n"
+
+
+def test_positions_that_the_model_makes_up_are_no_sign_of_packing():
+    """4.53 to 4.57 would build a mask for them."""
+    call = "        return self._update_causal_mask("
+    after = AFTER.replace("position_ids=position_ids)", "position_ids=given_position_ids)")
+    made = "        given_position_ids = position_ids\n" + MADE_UP
+    check_transformed(RULE, BEFORE.replace(call, MADE_UP + call), after.replace(call, made + call))
 
 
 def test_names_do_not_matter():

@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -76,14 +77,19 @@ def test_a_fixed_folder_appears_beside_the_source(source):
     assert others(source) == {"tiny_fixed"}
 
 
+def test_the_name_beside_has_no_dots(source):
+    """Python takes them for packages: processes that others spawn look for the first part on 4.48."""
+    published = source.rename(source.with_name("sci-v0.01-1.7b"))
+    assert Path(hotfix(published).dst_dir) == source.with_name("sci-v0_01-1_7b_fixed")
+
+
 def test_changed_code_says_so_below_its_licence(source):
     fixed = Path(hotfix(source).dst_dir)
     first, *lines = (fixed / "modeling_tiny.py").read_text().splitlines()
     header = "\n".join(lines[: lines.index('"""A model in the style of transformers 4.48."""')])
     assert first == "# A licence."
-    assert "opensci hotfix" in header
-    assert "rope-buffer" in header
-    assert hashlib.sha256(MODELING.encode()).hexdigest() in header
+    notice = rf"#\n# Changed by opensci hotfix \d\S*, of sha256 {hashlib.sha256(MODELING.encode()).hexdigest()}\."
+    assert re.fullmatch(notice, header)
     assert (fixed / "configuration_tiny.py").read_bytes() == (source / "configuration_tiny.py").read_bytes()
 
 
@@ -202,7 +208,7 @@ def test_its_own_output_needs_nothing(source):
 
 def test_the_rest_of_the_rules_can_follow_later(source, tmp_path):
     minimal = Path(hotfix(source, tmp_path / "minimal", rules=["loss-kwargs", "tied-keys", "rope-default"]).dst_dir)
-    assert "reset_inv_freq" not in (minimal / "modeling_tiny.py").read_text()
+    assert "super()._init_weights" not in (minimal / "modeling_tiny.py").read_text()
     both = Path(hotfix(minimal, tmp_path / "both").dst_dir)
     at_once = Path(hotfix(source).dst_dir)
 
@@ -301,7 +307,7 @@ def code_of(source: Path, text: str) -> str:
 
 def lines_of(text: str) -> list[str]:
     """Return a file's lines without the notice of change, which names the digest of its source."""
-    return [line for line in text.splitlines() if not line.startswith("# The source's sha256")]
+    return [line for line in text.splitlines() if not line.startswith("# Changed by")]
 
 
 @pytest.mark.parametrize(
@@ -362,7 +368,7 @@ def test_code_that_cannot_be_parsed_is_refused_in_a_sentence(source, nested):
 
 def with_edits(monkeypatch, *edits: Edit) -> None:
     """Let the first rules for code ask for these edits alone."""
-    rules = [rule for rule in RULES if rule.target == "modeling"]
+    rules = [rule for rule in RULES if rule.target == "modeling" and rule.after]
     changed = [replace(rule, edits=lambda _, edit=edit: [edit]) for rule, edit in zip(rules, edits, strict=False)]
     monkeypatch.setattr("opensci_lib.hotfix.rewriting.RULES", changed)
 
@@ -546,12 +552,14 @@ def test_any_rule_may_be_left_out(source, left_out):
     assert hotfix(fixed, rules=others).applied == {}
 
 
-def test_the_librarys_weights_come_before_the_rotary_ones(source):
+def test_the_librarys_weights_come_first(source):
     lines = (Path(hotfix(source).dst_dir) / "modeling_tiny.py").read_text().splitlines()
     start = lines.index("    def _init_weights(self, module):")
-    assert [line.strip() for line in lines[start + 1 : start + 3]] == [
+    assert [line.partition("#")[0].strip() for line in lines[start + 1 : start + 5]] == [
         "super()._init_weights(module)",
-        "if isinstance(module, TinyRotaryEmbedding):",
+        'if hasattr(module, "original_inv_freq"):',
+        "module.original_inv_freq = module.inv_freq",
+        "if isinstance(module, nn.Linear):",
     ]
 
 
@@ -568,4 +576,59 @@ def test_model_and_configuration_may_share_a_file(source):
     )
     code = (Path(hotfix(source).dst_dir) / "modeling_tiny.py").read_text()
     assert "self.tie_word_embeddings = tie_word_embeddings\n" in code
-    assert "def reset_inv_freq" in code
+    assert "def compute_default_rope_parameters" in code
+
+
+def in_two_files(source: Path) -> None:
+    """Move the rotary embedding to a file of its own."""
+    start, stop = MODELING.index("class TinyRotaryEmbedding"), MODELING.index("class TinyPreTrainedModel")
+    head = MODELING[: MODELING.index("\n\nclass TinyRotaryEmbedding")]
+    (source / "rotary_tiny.py").write_text(f"{head}\n\n{MODELING[start:stop]}".replace("LossKwargs, ", ""))
+    replace_code(
+        source,
+        (MODELING[:start] + MODELING[stop:]).replace(
+            "import TinyConfig\n", "import TinyConfig\nfrom .rotary_tiny import TinyRotaryEmbedding\n", 1
+        ),
+    )
+
+
+def test_every_file_that_is_imported_is_rewritten(source):
+    in_two_files(source)
+    outcome = hotfix(source, rules=["rope-default", "loss-kwargs", "tied-keys"])
+    assert outcome.applied["rope-default"] == "rotary_tiny.py"
+    assert outcome.applied["loss-kwargs"] == "modeling_tiny.py"
+    fixed = Path(outcome.dst_dir)
+    assert "TransformersKwargs" in (fixed / "modeling_tiny.py").read_text()
+    assert "compute_default_rope_parameters" in (fixed / "rotary_tiny.py").read_text()
+    assert json.loads((fixed / "hotfix.json").read_text())["changed"].keys() == {"modeling_tiny.py", "rotary_tiny.py"}
+
+
+def test_an_imported_file_must_be_there(source):
+    in_two_files(source)
+    (source / "rotary_tiny.py").unlink()
+    check_refused(source, "no rotary_tiny.py")
+
+
+REFUSED = """
+
+class Prefix(DynamicCache):
+    def __init__(self, prefix):
+        self.key_cache = prefix
+"""
+
+
+@pytest.mark.parametrize("rules", [None, ["tied-keys"]])
+def test_what_would_be_silently_wrong_is_refused_with_its_line(source, rules):
+    replace_code(source, MODELING.replace("from torch import nn\n", "from torch import nn\n"
+                 "from transformers import DynamicCache\n") + REFUSED)  # fmt: skip
+    line = (source / "modeling_tiny.py").read_text().splitlines().index("        self.key_cache = prefix") + 1
+    check_refused(source, "cache-internals", f"line {line}", "--force", rules=rules)
+    outcome = hotfix(source, rules=rules, force=True)
+    [forced] = json.loads((Path(outcome.dst_dir) / "hotfix.json").read_text())["forced"]
+    assert f"cache-internals refuses {source}/modeling_tiny.py, line {line}: " in forced
+
+
+def test_force_changes_nothing_where_nothing_is_refused(source):
+    fixed = Path(hotfix(source, force=True).dst_dir)
+    assert "forced" not in json.loads((fixed / "hotfix.json").read_text())
+    assert not hotfix(source).written

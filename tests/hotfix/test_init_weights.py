@@ -5,16 +5,13 @@ from tests.hotfix.specification import check_noop, check_transformed, check_unre
 RULE = "init-weights"
 
 
-def model(*lines: str, imports: str = "from torch import nn\n", opening: str = "") -> str:
+def model(*lines: str, imports: str = "from torch import nn\n") -> str:
     body = "".join(f"        {line}\n" for line in lines)
-    return f"{imports}class Base(PreTrainedModel):\n    def _init_weights(self, module):\n{opening}{body}"
-
-
-SUPER = "        super()._init_weights(module)\n"
+    return f"{imports}class Base(PreTrainedModel):\n    def _init_weights(self, module):\n{body}"
 
 
 def check_line(before: str, after: str, imports: str = "from torch import nn\n") -> None:
-    check_transformed(RULE, model(before, imports=imports), model(after, imports=imports, opening=SUPER))
+    check_transformed(RULE, model(before, imports=imports), model(after, imports=imports))
 
 
 @pytest.mark.parametrize(
@@ -54,20 +51,14 @@ def test_a_slice_is_guarded_because_it_loses_the_mark():
             "# padding",
             'if not getattr(module.weight, "_is_hf_initialized", False):  # a slice does not carry the mark itself',
             "    nn.init.zeros_(module.weight[module.padding_idx])",
-            opening=SUPER,
         ),
     )
-
-
-def test_the_librarys_own_runs_first_but_after_the_docstring():
-    before = model('"""Initialise."""', "nn.init.ones_(module.weight)")
-    check_transformed(RULE, before, before.replace("        nn.init", f"{SUPER}        nn.init"))
 
 
 @pytest.mark.parametrize(
     "source",
     [
-        model("nn.init.normal_(module.weight)", opening=SUPER),
+        model("super()._init_weights(module)", "nn.init.normal_(module.weight)"),
         "class Base:\n    def forward(self, x):\n        x.data.zero_()\n",
         "from torch import nn\nnn.Linear(1, 1).weight.data.zero_()\n",
     ],

@@ -80,7 +80,7 @@ def test_edits_that_do_what_they_say(edits):
         ([insert("    def f", "    if 1:\n        pass\n\ndef i():\n")], line_of("def f")),
         ([insert("return 5", "pass; return 6; ")], None),
         ([insert("(): return 5", "g")], line_of("def g")),
-        ([insert("\n        return 4", "3")], line_of("try")),  # it makes 33 of what it stands behind
+        ([insert("\n        return 4", "3")], line_of("return 3")),  # it makes 33 of what it stands behind
         ([insert("import a", "if 0:\n    pass\nelse:\n  ")], None),
     ],
 )  # fmt: skip

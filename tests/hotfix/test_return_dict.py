@@ -3,47 +3,52 @@ import pytest
 from tests.hotfix.specification import check_noop, check_transformed
 
 RULE = "return-dict"
-VALUE = '{0}.return_dict and not getattr({0}, "torchscript", False)'
+CONFIGURATION = """\
+from transformers.configuration_utils import PretrainedConfig
 
-
-@pytest.mark.parametrize("config", ["self.config", "config", "self.model.config"])
-def test_the_property_is_written_out(config):
-    check_transformed(
-        RULE,
-        f"x = not {config}.use_return_dict\n",
-        f"use_return_dict = {VALUE.format(config)}\nx = not use_return_dict\n",
-    )
-
-
-def test_on_a_line_of_its_own_above_the_statement():
-    function = "def forward(self, x):\n    if x:\n        # which\n{}"
-    check_transformed(
-        RULE,
-        function.format("        return f(\n            x, self.config.use_return_dict\n        )\n"),
-        function.format(
-            f"        use_return_dict = {VALUE.format('self.config')}\n"
-            "        return f(\n            x, use_return_dict\n        )\n"
-        ),
-    )
+class Config(PretrainedConfig):
+    model_type = "x"
+"""
+PROPERTY = """
+    @property
+    def use_return_dict(self):
+        return self.return_dict and not getattr(self, "torchscript", False)  # without the warning of 5.13
+"""
 
 
 @pytest.mark.parametrize(
-    "source",
-    [
-        "if {}: x = 1\n",  # no simple statement
-        "x = 1; y = {}\n",
-        "if x: y = {}\n",
-        "class A:\n    x = {}\n",
-        "f = lambda config: {}\n",
-        "x = [{} for config in configs]\n",
-        "x = {} if config else None\n",  # where there is none, nothing must be asked of it
-        "use_return_dict = 1\nx = {}\n",
-    ],
+    "use", ["self.config.use_return_dict", "config.use_return_dict", "not self.model.config.use_return_dict"]
 )
-def test_in_place_where_a_line_above_would_be_something_else(source):
-    check_transformed(RULE, source.format("config.use_return_dict"), source.format(f"({VALUE.format('config')})"))
+def test_the_configuration_says_it_itself(use):
+    check_transformed(RULE, CONFIGURATION, CONFIGURATION + PROPERTY, modeling=f"x = {use}\n")
 
 
-@pytest.mark.parametrize("source", ["self.config.return_dict\n", "self.use_return_dict\n", "use_return_dict = 1\n"])
-def test_left_alone(source):
-    check_noop(RULE, source)
+def test_of_the_newer_name_too():
+    before = CONFIGURATION.replace("Pretrained", "PreTrained")
+    check_transformed(RULE, before, before + PROPERTY, modeling="config.use_return_dict\n")
+
+
+def test_only_the_base_of_several_configurations():
+    others = "\nclass Later(Config): ...\n\nclass Helper: ...\n"
+    before, after = CONFIGURATION + others, CONFIGURATION + PROPERTY + others
+    check_transformed(RULE, before, after, modeling="config.use_return_dict\n")
+
+
+@pytest.mark.parametrize("modeling", ["self.config.return_dict\n", "self.use_return_dict\n", "use_return_dict = 1\n"])
+def test_left_alone(modeling):
+    check_noop(RULE, CONFIGURATION, modeling=modeling)
+
+
+def test_what_it_says_is_what_releases_said_before_the_warning():
+    scope: dict = {}
+    exec("class Config:" + PROPERTY, scope)
+
+    def said(**settings: bool) -> bool:
+        config = scope["Config"]()
+        vars(config).update(settings)
+        return config.use_return_dict
+
+    assert said(return_dict=True)
+    assert said(return_dict=True, torchscript=False)
+    assert not said(return_dict=True, torchscript=True)
+    assert not said(return_dict=False)

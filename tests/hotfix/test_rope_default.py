@@ -19,21 +19,15 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 class RotaryEmbedding(nn.Module):
     def __init__(self, config, device=None):
-        if self.rope_type == "default":
-            self.rope_init_fn = self.compute_default_rope_parameters
-        else:
-            self.rope_init_fn = ROPE_INIT_FUNCTIONS[self.rope_type]
+        self.rope_init_fn = {**ROPE_INIT_FUNCTIONS, "default": self.compute_default_rope_parameters}[self.rope_type]
 
     @staticmethod
     def compute_default_rope_parameters(config, device=None, seq_len=None):
-        """Return (inv_freq, attention scaling) of the plain rotary embedding."""
-        # transformers 5 keeps rope_theta in config.rope_parameters
-        parameters = getattr(config, "rope_parameters", None) or {}
-        base = parameters.get("rope_theta") or config.rope_theta
+        """Return (inv_freq, scaling) of the plain rotary embedding, which transformers 5 leaves to the model."""
+        base = (getattr(config, "rope_parameters", None) or {}).get("rope_theta") or config.rope_theta
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         dim = int(head_dim * getattr(config, "partial_rotary_factor", 1.0))
-        exponents = torch.arange(0, dim, 2, dtype=torch.int64).float().to(device) / dim
-        return 1.0 / (base**exponents), 1.0
+        return 1.0 / (base ** (torch.arange(0, dim, 2, dtype=torch.int64).float().to(device) / dim)), 1.0
 '''
 
 
@@ -82,7 +76,7 @@ def test_two_lookups_share_the_method():
     line = "        self.rope_init_fn = ROPE_INIT_FUNCTIONS[self.rope_type]\n"
     result = rewritten(RULE, BEFORE.replace(line, line + line.replace("rope_init_fn", "other")))
     assert result.count("def compute_default_rope_parameters") == 1
-    assert result.count('if self.rope_type == "default":') == 2
+    assert result.count('{**ROPE_INIT_FUNCTIONS, "default": self.compute_default_rope_parameters}') == 2
 
 
 @pytest.mark.parametrize(
@@ -105,7 +99,7 @@ def test_windows_line_ends_stay():
     ("old", "new", "line"),
     [
         ("self.rope_init_fn = ROPE_INIT_FUNCTIONS[self.rope_type]", "f = ROPE_INIT_FUNCTIONS.get('default')", 6),
-        ("self.rope_init_fn = ROPE_INIT_FUNCTIONS[self.rope_type]", "ROPE_INIT_FUNCTIONS['default'](config)", 6),
+        ("self.rope_init_fn = ROPE_INIT_FUNCTIONS[self.rope_type]", "build(ROPE_INIT_FUNCTIONS)", 6),
         ("def __init__", "def build", 6),
         ("class RotaryEmbedding", "f = ROPE_INIT_FUNCTIONS['default']\nclass RotaryEmbedding", 4),
         ("import torch\n", "\n", 6),

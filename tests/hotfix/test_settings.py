@@ -14,7 +14,7 @@ def with_value(text: str, *path: str, value: object) -> str:
         inner = inner[key]
     inner[path[-1]] = value
     assert json.loads(result) == expected
-    assert list(json.loads(result)) == list(expected)
+    assert set(json.loads(result)) == set(expected)
     return result
 
 
@@ -66,6 +66,19 @@ def test_a_key_is_set_or_follows_the_last(text, expected):
         assert apply(text, [("rule", settings.set("k", value="v"))]) == '{"a:": NaN, "b": -Infinity, "k": "v"}'
     else:
         assert with_value(text, "k", value="v") == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"a": 1, "z": 2}', '{"a": 1, "k": "v", "z": 2}'),
+        ('{\n  "_a": 1,\n  "b": [],\n  "z": 2\n}', '{\n  "_a": 1,\n  "b": [],\n  "k": "v",\n  "z": 2\n}'),
+        ('{"b": 1, "a": 2, "z": 3}', '{"b": 1, "a": 2, "z": 3, "k": "v"}'),
+        ('{"m": 1, "z": 2}', '{"m": 1, "z": 2, "k": "v"}'),
+    ],
+)
+def test_among_sorted_keys_a_new_one_goes_where_it_belongs(text, expected):
+    assert apply(text, [("rule", Settings(text).set("k", value="v"))]) == expected
 
 
 def test_of_a_key_that_stands_twice_the_last_counts():

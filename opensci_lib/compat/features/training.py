@@ -126,6 +126,14 @@ def compile_eager(case: Case) -> None:
     expect_equal(compiled, logits(case.model, case.ids[1]), "logits")
 
 
+@feature("torch.compile, eager backend, whole graph, any length")
+def compile_any_length(case: Case) -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(case.load(), backend="eager", fullgraph=True, dynamic=True)
+    for ids in case.ids:
+        expect_equal(logits(compiled, ids), logits(case.model, ids), "logits")
+
+
 @feature("torch.compile, inductor", compiled=True)
 def compile_inductor(case: Case) -> None:
     model = case.random(num_hidden_layers=1)  # the compiler writes each layer out

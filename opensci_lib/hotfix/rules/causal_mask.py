@@ -34,7 +34,7 @@ if create_causal_mask is not None:
             )
     # Between releases one of these changed its name and another went.
     inputs = {{"input_embeds": {embeds}, "inputs_embeds": {embeds}, "cache_position": cache_position}}
-    inputs["position_ids"] = position_ids  # where they start again, another sequence does
+    inputs["position_ids"] = position_ids  # where those that were given start again, another sequence does
     known = inspect.signature(create_causal_mask).parameters
     return create_causal_mask(
         config=config,
@@ -82,7 +82,7 @@ def _call(source: Source, builder: Function) -> str:
 
 
 def _with_position_ids(source: Source, owner: ast.ClassDef, builder: Function) -> Edits:
-    """Hand the builder `position_ids`, by which later releases keep sequences apart that share a row."""
+    """Hand the builder the caller's `position_ids`, by which later releases keep sequences apart that share a row."""
     known = arguments(builder)
     if "position_ids" not in known:
         *_, last = known
@@ -91,8 +91,15 @@ def _with_position_ids(source: Source, owner: ast.ClassDef, builder: Function) -
     for call in source.calls(f"self.{_BUILDER}", owner):
         caller = source.enclosing(call, *FUNCTIONS)
         given = {keyword.arg for keyword in call.keywords}
-        if caller is not None and "position_ids" in arguments(caller) and "position_ids" not in given:
-            yield from source.appended([*call.args, *call.keywords], "position_ids=position_ids")
+        if caller is None or "position_ids" not in arguments(caller) or "position_ids" in given:
+            continue
+        name = "position_ids"
+        names = source.find(ast.Name, within=caller)
+        if any(isinstance(node.ctx, ast.Store) and node.id == name for node in names):
+            # for those that the model makes up, 4.53 to 4.57 would build a mask, which rules out flash attention
+            name = "given_position_ids"
+            yield source.first_in(caller, f"{name} = position_ids")
+        yield from source.appended([*call.args, *call.keywords], f"position_ids={name}")
 
 
 def _with_modules(source: Source) -> Edits:

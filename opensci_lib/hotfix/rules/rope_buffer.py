@@ -1,47 +1,39 @@
-"""Compute the rotary buffer again after loading.
+"""Let the library compute the rotary buffer again after loading.
 
 From 5.0 on a model is built on the meta device and every buffer that is not in the checkpoint is
 replaced by `torch.empty_like`: uninitialised memory, which may be zero, garbage, or right by luck,
-so that looking at it decides nothing. Only `_init_weights` can fill it.
+so that looking at it decides nothing. The library's own `_init_weights` then fills the `inv_freq` of
+each module that is called a RotaryEmbedding and keeps an `original_inv_freq`, by the module's
+`rope_type` and `config`, as its constructor did. It leaves the original, which is no buffer here, on
+the meta device.
 """
 
 import ast
-import textwrap
 
-from opensci_lib.hotfix.edit import Edit, Move
 from opensci_lib.hotfix.rule import Edits, Rule, Sources
-from opensci_lib.hotfix.source import Function, Source, UnrecognisedError, arguments, is_docstring, method
+from opensci_lib.hotfix.source import Function, Source, UnrecognisedError, arguments, dotted, is_docstring, method
 
-_NAME = "reset_inv_freq"
-_HEADING = f"""
-def {_NAME}(self, device=None):
-    \"""Compute inv_freq; transformers 5 leaves it uninitialised after loading.\"""
+_ORIGINAL = "original_inv_freq"
+_CALL = "super()._init_weights({module})  # transformers 5 fills inv_freq there, which loading leaves uninitialised\n"
+_KEPT = f"""\
+if hasattr({{module}}, "{_ORIGINAL}"):
+    {{module}}.{_ORIGINAL} = {{module}}.inv_freq
 """
-_METHOD = "def _init_weights(self, module):\n    super()._init_weights(module)\n"
-_RESET = f"""\
-if isinstance({{module}}, {{owner}}):
-    device = {{module}}.inv_freq.device
-    {{module}}.{_NAME}()  # on the CPU, as at construction: a GPU may round otherwise
-    {{module}}.to(device)
-"""
+_METHOD = "def _init_weights(self, module):\n"
 
 
 def edits(sources: Sources) -> Edits:
-    """Move the computation from `__init__` to a method that `_init_weights` calls as well."""
+    """Call the library's `_init_weights` first, and keep what it filled as the original."""
     source = sources.modeling
-    refilled = []
+    rotary = []
     for owner in source.classes.values():
         initializer = method(owner, "__init__")
-        if initializer is None or method(owner, _NAME):
-            continue
-        calls = [call for call in source.calls("self.register_buffer", initializer) if not _is_saved(call)]
-        if len(calls) > 1:
-            raise UnrecognisedError(calls[1], "more than one buffer is not in the checkpoint")
-        for call in calls:
-            yield _moved(source, initializer, call)
-            refilled.append(owner)
-    if refilled:
-        yield _reset(source, refilled)
+        for call in source.calls("self.register_buffer", initializer) if initializer else []:
+            if initializer and not _is_saved(call):
+                rotary.append(owner)
+                yield from _checked(source, owner, initializer, call)
+    if rotary:
+        yield from _initialised(source, rotary[0])
 
 
 def _is_saved(call: ast.Call) -> bool:
@@ -49,8 +41,8 @@ def _is_saved(call: ast.Call) -> bool:
     return not (given and isinstance(given[0], ast.Constant) and given[0].value is False)
 
 
-def _moved(source: Source, initializer: Function, call: ast.Call) -> Move:
-    """Move the statements of `__init__` from the buffer's computation to its last use into a method."""
+def _checked(source: Source, owner: ast.ClassDef, initializer: Function, call: ast.Call) -> Edits:
+    """See that the library fills this buffer as the constructor does, and let the module keep the original."""
     match call.args:
         case [ast.Constant(value="inv_freq"), ast.Name(id=local), *_]:
             pass
@@ -58,63 +50,64 @@ def _moved(source: Source, initializer: Function, call: ast.Call) -> Move:
             raise UnrecognisedError(
                 call, "a buffer other than inv_freq is not in the checkpoint and must be computed again"
             )
-    body = initializer.body
-    uses = [number for number, line in enumerate(body) if _uses(source, line, local)]
-    before, moved = body[: uses[0]], body[uses[0] : uses[-1] + 1]
-    needed = _needed(source, initializer, moved)
-    heading = _HEADING
-    if "config" in needed:
-        if not any("self.config = config" in source.code(line) for line in before):
-            raise UnrecognisedError(call, "inv_freq is computed from a config that the module does not keep")
-        heading += "    config = self.config\n"
-    if unknown := needed - {"self", "device", "config"}:
-        raise UnrecognisedError(
-            call, f"inv_freq is computed from names that only __init__ has: {', '.join(sorted(unknown))}"
-        )
-    device = "device" if "device" in arguments(initializer) else ""
-    return source.moved(moved, f"self.{_NAME}({device})", initializer, heading)
+    made = {}
+    for line in source.find(ast.Assign, within=initializer):
+        for target in line.targets:
+            for name in target.elts if isinstance(target, ast.Tuple) else [target]:
+                made[dotted(name)] = line.value
+    computed = made.get(local)
+    if not isinstance(computed, ast.Call) or dotted(computed.func) != "self.rope_init_fn":
+        raise UnrecognisedError(call, "inv_freq is computed otherwise than by rope_init_fn")
+    if "RotaryEmbedding" not in owner.name or not {"self.rope_type", "self.config"} <= made.keys():
+        raise UnrecognisedError(call, f"{owner.name} is not known to the library, which must fill inv_freq")
+    line = source.enclosing(call, ast.stmt)
+    if line is not None and f"self.{_ORIGINAL}" not in made:
+        yield source.after(line, f"self.{_ORIGINAL} = self.inv_freq")
 
 
-def _uses(source: Source, line: ast.stmt, local: str) -> bool:
-    names = {node.id for node in source.find(ast.Name, within=line)}
-    return local in names or any(node.attr == "inv_freq" for node in source.find(ast.Attribute, within=line))
-
-
-def _needed(source: Source, initializer: Function, moved: list[ast.stmt]) -> set[str]:
-    """Return the names that `moved` reads and that `__init__` binds, as arguments or before."""
-    bound, read, made = set(arguments(initializer)), set(), set()
-    for line in initializer.body:
-        names = source.find(ast.Name, within=line)
-        stored = {node.id for node in names if isinstance(node.ctx, ast.Store)}
-        if line in moved:
-            read |= {node.id for node in names if isinstance(node.ctx, ast.Load)} - made
-            made |= stored
-        else:
-            bound |= stored
-    return read & bound
-
-
-def _reset(source: Source, refilled: list[ast.ClassDef]) -> Edit:
-    """Let `_init_weights` of the file's PreTrainedModel class reset the classes given."""
+def _initialised(source: Source, rotary: ast.ClassDef) -> Edits:
+    """Add to `_init_weights` of the file's PreTrainedModel class, or write one."""
     owners = [owner for owner in source.classes.values() if any(_is_library(source, base) for base in owner.bases)]
     if len(owners) != 1:
-        raise UnrecognisedError(refilled[0], f"{len(owners)} classes derive from PreTrainedModel directly")
+        raise UnrecognisedError(rotary, f"{len(owners)} classes derive from PreTrainedModel directly")
     existing = method(owners[0], "_init_weights")
-    names = list(arguments(existing)) if existing else ["self", "module"]
-    if existing and len(names) != 2:
-        raise UnrecognisedError(existing, "_init_weights does not take (self, module)")
-    resets = "".join(_RESET.format(module=names[1], owner=owner.name) for owner in refilled)
     if existing is None:
-        return source.last_in(owners[0], _METHOD + textwrap.indent(resets, "    "))
-    # First of all, as what follows may return early, but after the library's own.
+        added = _CALL.format(module="module") + _KEPT.format(module="module")
+        yield source.last_in(owners[0], _METHOD + "".join(f"    {line}\n" for line in added.splitlines()))
+        return
+    names = list(arguments(existing))
+    if len(names) != 2:
+        raise UnrecognisedError(existing, "_init_weights does not take (self, module)")
+    if _ORIGINAL in source.code(existing):
+        return
+    # First of all, as what follows may return early.
     opening = existing.body[: 1 + is_docstring(existing.body[0])][-1]
-    own = source.calls("super()._init_weights", opening) if isinstance(opening, ast.Expr) else []
-    return source.after(opening, resets) if own else source.first_in(existing, resets)
+    kept = _KEPT.format(module=names[1])
+    if isinstance(opening, ast.Expr) and source.calls("super()._init_weights", opening):
+        yield source.after(opening, kept)
+    else:
+        yield source.first_in(existing, _CALL.format(module=names[1]) + kept)
 
 
 def _is_library(source: Source, base: ast.expr) -> bool:
     return any(name.startswith("transformers.") and name.endswith(".PreTrainedModel") for name in source.names(base))
 
+
+_EXAMPLE = (
+    "from transformers import PreTrainedModel\n"
+    "\n"
+    "class RotaryEmbedding(nn.Module):\n"
+    "    def __init__(self, config, device=None):\n"
+    "        self.config, self.rope_type = config, config.rope_type\n"
+    "        inv_freq, self.attention_scaling = self.rope_init_fn(self.config, device)\n"
+    '        self.register_buffer("inv_freq", inv_freq, persistent=False)\n'
+    "        self.original_inv_freq = self.inv_freq\n"
+    "\n"
+    "class Base(PreTrainedModel):\n"
+    "    def _init_weights(self, module):\n"
+    "{added}"
+    "        pass\n"
+)
 
 RULE = Rule(
     id="rope-buffer",
@@ -123,39 +116,12 @@ RULE = Rule(
         "From 5.0 on buffers that are not in the checkpoint are uninitialised memory after loading, "
         "so the rotary embedding rotates by garbage and the model is fluent but wrong."
     ),
-    before=(
-        "from transformers import PreTrainedModel\n"
-        "\n"
-        "class RotaryEmbedding(nn.Module):\n"
-        "    def __init__(self, config, device=None):\n"
-        "        self.config = config\n"
-        "        inv_freq, self.attention_scaling = self.rope_init_fn(self.config, device)\n"
-        '        self.register_buffer("inv_freq", inv_freq, persistent=False)\n'
-        "\n"
-        "class Base(PreTrainedModel):\n"
-        "    def _init_weights(self, module):\n"
-        "        pass\n"
-    ),
-    after=(
-        "from transformers import PreTrainedModel\n"
-        "\n"
-        "class RotaryEmbedding(nn.Module):\n"
-        "    def __init__(self, config, device=None):\n"
-        "        self.config = config\n"
-        "        self.reset_inv_freq(device)\n"
-        "\n"
-        "    def reset_inv_freq(self, device=None):\n"
-        '        """Compute inv_freq; transformers 5 leaves it uninitialised after loading."""\n'
-        "        inv_freq, self.attention_scaling = self.rope_init_fn(self.config, device)\n"
-        '        self.register_buffer("inv_freq", inv_freq, persistent=False)\n'
-        "\n"
-        "class Base(PreTrainedModel):\n"
-        "    def _init_weights(self, module):\n"
-        "        if isinstance(module, RotaryEmbedding):\n"
-        "            device = module.inv_freq.device\n"
-        "            module.reset_inv_freq()  # on the CPU, as at construction: a GPU may round otherwise\n"
-        "            module.to(device)\n"
-        "        pass\n"
+    before=_EXAMPLE.format(added=""),
+    after=_EXAMPLE.format(
+        added="        super()._init_weights(module)  "
+        "# transformers 5 fills inv_freq there, which loading leaves uninitialised\n"
+        '        if hasattr(module, "original_inv_freq"):\n'
+        "            module.original_inv_freq = module.inv_freq\n"
     ),
     trf=("TRF018",),
     signs=("inv_freq holds",),

@@ -14,19 +14,16 @@ _NAME = "compute_default_rope_parameters"
 _METHOD = '''
 @staticmethod
 def compute_default_rope_parameters(config, device=None, seq_len=None):
-    """Return (inv_freq, attention scaling) of the plain rotary embedding."""
-    # transformers 5 keeps rope_theta in config.rope_parameters
-    parameters = getattr(config, "rope_parameters", None) or {{}}
-    base = parameters.get("rope_theta") or config.rope_theta
+    """Return (inv_freq, scaling) of the plain rotary embedding, which transformers 5 leaves to the model."""
+    base = (getattr(config, "rope_parameters", None) or {{}}).get("rope_theta") or config.rope_theta
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     dim = int(head_dim * getattr(config, "partial_rotary_factor", 1.0))
-    exponents = {torch}.arange(0, dim, 2, dtype={torch}.int64).float().to(device) / dim
-    return 1.0 / (base**exponents), 1.0
+    return 1.0 / (base ** ({torch}.arange(0, dim, 2, dtype={torch}.int64).float().to(device) / dim)), 1.0
 '''
 
 
 def edits(sources: Sources) -> Edits:
-    """Look up the table for any type but "default", for which the class gets a method of its own."""
+    """Add the class's own "default" to the table where the class looks a function up in it."""
     source, given = sources.modeling, set()
     for node in source.find(ast.Name, ast.Attribute):
         if _TABLE not in source.names(node):
@@ -36,18 +33,15 @@ def edits(sources: Sources) -> Edits:
             raise UnrecognisedError(node, "ROPE_INIT_FUNCTIONS is used outside a class")
         if method(owner, _NAME):
             continue
-        lookup, line = next(source.parents(node)), source.enclosing(node, ast.stmt)
+        lookup = next(source.parents(node))
         if not isinstance(lookup, ast.Subscript) or lookup.value is not node:
             raise UnrecognisedError(node, "ROPE_INIT_FUNCTIONS is used other than as ROPE_INIT_FUNCTIONS[…]")
-        if not isinstance(line, ast.Assign) or len(line.targets) != 1 or line.value is not lookup:
-            raise UnrecognisedError(node, "the value of ROPE_INIT_FUNCTIONS[…] is not simply assigned")
         initializer = method(owner, "__init__")
         if initializer is None or initializer not in source.parents(node):
             raise UnrecognisedError(node, "ROPE_INIT_FUNCTIONS[…] is looked up outside __init__")
         if (torch := source.name_of("torch")) is None:
             raise UnrecognisedError(node, "the file does not import torch")
-        target, key = source.code(line.targets[0]), source.code(lookup.slice)
-        yield from source.deeper(line, f'if {key} == "default":\n    {target} = self.{_NAME}\nelse:\n')
+        yield source.replaced(node, f'{{**{source.code(node)}, "default": self.{_NAME}}}')
         if owner not in given:
             given.add(owner)
             yield source.after(initializer, _METHOD.format(torch=torch))
@@ -71,10 +65,8 @@ RULE = Rule(
         "\n"
         "class RotaryEmbedding(nn.Module):\n"
         "    def __init__(self, config, device=None):\n"
-        '        if self.rope_type == "default":\n'
-        "            self.rope_init_fn = self.compute_default_rope_parameters\n"
-        "        else:\n"
-        "            self.rope_init_fn = ROPE_INIT_FUNCTIONS[self.rope_type]\n"
+        '        self.rope_init_fn = {**ROPE_INIT_FUNCTIONS, "default": self.compute_default_rope_parameters}'
+        "[self.rope_type]\n"
         + "".join(f"    {line}".rstrip() + "\n" for line in _METHOD.format(torch="torch").splitlines())
     ),
     signs=("KeyError: 'default'",),

@@ -39,5 +39,6 @@ RULE = Rule(
         "    def forward(self): ...\n"
     ),
     edits=edits,
+    signs=("does not appear to have a file named modeling",),
     others={"config": '{"auto_map": {"AutoModelForCausalLM": "modeling_opensci.ForCausalLM"}}'},
 )

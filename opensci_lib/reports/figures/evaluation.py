@@ -15,14 +15,18 @@ from opensci_lib.runs.logits import same_bits
 
 
 def score_differences(table: pd.DataFrame) -> Figure:
-    """Draw a forest plot: each run's score minus the reference's, with its 95 % interval, one panel a task."""
+    """Draw a forest plot: each run's score minus the reference's, with its 95 % interval, one panel a task.
+
+    A variant's runs that are equal on all tasks share a row.
+    """
     tasks = list(table.groupby("task", sort=False))
-    runs = findings.runs_in_order(table)
-    finding = f"{findings.equal_scores(table)} (diamonds: equal bit for bit)"
-    figure, [panels] = canvas(finding, 1.7 + 0.22 * len(runs), 1, len(tasks), sharey=True)
+    places = findings.score_rows(table)
+    labels = list(dict.fromkeys(places.values()))
+    figure, [panels] = canvas(findings.equal_scores(table), 1.5 + 0.2 * len(labels), 1, len(tasks), sharey=True)
     for axes, (task, rows) in zip(panels, tasks, strict=True):
         for row in rows.to_dict("records"):
-            place, colour = runs.index((row["tf_version"], row["variant"])), COLOURS[row["variant"]]
+            place = labels.index(places[row["tf_version"], row["variant"]])
+            colour = COLOURS[row["variant"]]
             if row["equal"]:
                 axes.plot(0, place, "D", color=colour, markersize=5)
             elif np.isfinite(row["difference"]):
@@ -36,7 +40,7 @@ def score_differences(table: pd.DataFrame) -> Figure:
         axes.set_title(f"{task}\n({count} {'items' if metric == 'accuracy' else 'tokens'})", fontsize=9)
         axes.set_xlabel(f"difference in {metric}", fontsize=8)
         axes.margins(x=0.15)
-    panels[0].set_yticks(range(len(runs)), [f"{release} {variant}" for release, variant in runs], fontsize=8)
+    panels[0].set_yticks(range(len(labels)), labels, fontsize=8)
     panels[0].invert_yaxis()
     return figure
 

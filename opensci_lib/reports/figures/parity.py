@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from opensci_lib.reports import findings
-from opensci_lib.reports.compare import Run, describe_stage
-from opensci_lib.reports.figures.canvas import COLOURS, DIFFERENT, EQUAL, LIGHT_GREY, canvas, mark_undrawn
+from opensci_lib.reports.compare import Run
+from opensci_lib.reports.figures.canvas import COLOURS, DIFFERENT, EQUAL, canvas, mark_undrawn, say_equal
 from opensci_lib.runs import ascending, in_order
+from opensci_lib.runs.logits import same_bits
 
 
 def parity_matrix(parity: pd.DataFrame) -> Figure:
@@ -54,38 +58,45 @@ def logit_difference(positions: pd.DataFrame, prompt: int) -> Figure:
         ours = [run for run in runs if run[0].partition(".")[0] == major]
         for number, (release, variant) in enumerate(ours):
             line = frame[(frame["tf_version"] == release) & (frame["variant"] == variant)]
-            axes.plot(
-                line["position"],
-                line["max_abs_diff"],
-                color=COLOURS[variant],
-                linestyle=["-", "--", ":", "-."][number % 4],
-                linewidth=1,
-                label=f"{variant} {release}",
-            )
+            style = ["-", "--", ":", "-."][number % 4]
+            axes.plot(line["position"], line["max_abs_diff"], color=COLOURS[variant], linestyle=style, linewidth=1)
             mark_undrawn(axes, line["position"], line["max_abs_diff"], COLOURS[variant])
         axes.set_title(f"transformers {major}.x", loc="left", fontsize=10)
         axes.set_xlabel("position in the prompt (tokens)")
         axes.set_yscale("symlog", linthresh=smallest)
-        axes.legend(fontsize=7, ncols=2, loc="center right")
+        axes.yaxis.set_major_formatter(lambda value, _: findings.number(value) if value else "0, equal")
+        counts = Counter(variant for _, variant in ours)
+        names = {variant: f"{variant}, {count} release{'s' * (count > 1)}" for variant, count in counts.items()}
+        handles = [Line2D([], [], color=COLOURS[variant], label=name) for variant, name in names.items()]
+        axes.legend(handles=handles, fontsize=8, loc="center right")
+        if frame.set_index(["tf_version", "variant"]).loc[ours, "bitwise_equal"].all():
+            say_equal(axes)
     panels[0].set_ylim(-0.3 * smallest, 3 * largest)
     panels[0].set_ylabel("largest |Δlogit| (logits)")
     return figure
 
 
 def rope_difference(reference: Run, runs: list[Run], prompt: int) -> Figure:
-    """Draw |Δcos| by position and frequency against the reference: a row a variant, a column a release."""
+    """Draw |Δcos| by position and frequency against the reference: a panel a run whose cosines are not its bits."""
     differences = {
         (run.tf_version, run.variant): findings.cosine_difference(reference.capture, run.capture, prompt)
         for run in runs
     }
-    releases = ascending(release for release, _ in differences)
-    variants = in_order(variant for _, variant in differences)
-    finding, height = findings.largest_cosine_difference(differences), 1.2 + 1.4 * len(variants)
-    figure, axes = canvas(finding, height, len(variants), len(releases), sharex=True, sharey=True)
-    for panel in axes.flat:
-        panel.set_facecolor(LIGHT_GREY)  # where a variant does not run on a release
-    for (release, variant), difference in differences.items():
-        image = axes[variants.index(variant)][releases.index(release)].imshow(
+    unequal = [
+        run for run in runs if not same_bits(*(each.capture[f"{prompt}.cos"] for each in (reference, run))).all()
+    ]
+    columns = min(6, max(1, len(unequal)))
+    rows = max(1, -(-len(unequal) // columns))
+    finding, height = findings.largest_cosine_difference(differences), 1.0 + 1.5 * rows
+    figure, axes = canvas(finding, height if unequal else 1.0, rows, columns, sharex=True, sharey=True)
+    for panel in axes.flat[len(unequal) :]:
+        panel.set_axis_off()
+    if not unequal:
+        say_equal(axes[0, 0])
+        return figure
+    for panel, run in zip(axes.flat, unequal, strict=False):
+        difference = differences[run.tf_version, run.variant]
+        image = panel.imshow(
             difference[:, : difference.shape[1] // 2].T,  # the second half of head_dim repeats the first
             aspect="auto",
             cmap=colormaps["cividis"].with_extremes(bad=DIFFERENT),
@@ -94,31 +105,29 @@ def rope_difference(reference: Run, runs: list[Run], prompt: int) -> Figure:
             interpolation="nearest",
             origin="lower",
         )
-    for panel, release in zip(axes[0], releases, strict=True):
-        panel.set_title(release, fontsize=9)
-    for panel in axes[-1]:
-        panel.set_xlabel("position (tokens)", fontsize=8)
-    for panels, variant in zip(axes, variants, strict=True):
-        panels[0].set_ylabel(f"{variant}\nfrequency index", fontsize=8)
-    figure.colorbar(image, ax=axes, label="|Δcos|, 0 to 2; orange: NaN")
+        panel.set_title(f"{run.variant} {run.tf_version}", fontsize=9)
+    figure.supxlabel("position in the prompt (tokens)", fontsize=9)
+    figure.supylabel("frequency index", fontsize=9)
+    figure.colorbar(image, ax=axes, label="|Δcos|; orange: NaN")
     return figure
 
 
-def divergence_map(reference: Run, run: Run, prompt: int) -> Figure:
-    """Draw, stage by stage in causal order and position by position, where one run's bits leave the reference's."""
-    differences = findings.stage_differences(reference.capture, run.capture, prompt)
-    finding = f"{run.variant} on {run.tf_version}: {findings.differing_stages(differences)}"
-    figure, [[axes]] = canvas(finding, 1.0 + 0.11 * len(differences))
+def divergence_map(runs: str, differences: pd.DataFrame) -> Figure:
+    """Draw where bits leave the reference's: stages down in causal order, positions across (`findings.divergences`).
+
+    A layer is a row, but for the one in which the runs first part: that one is drawn stage by stage.
+    """
+    finding = f"{runs}: {findings.differing_stages(differences)}"
+    rows = findings.by_layer(differences)
+    figure, [[axes]] = canvas(finding, 1.0 + 0.19 * len(rows))
     axes.imshow(
-        differences,
+        rows,
         aspect="auto",
         cmap=ListedColormap([EQUAL, DIFFERENT]),
         vmin=0,
         vmax=1,
         interpolation="nearest",
     )
-    ticks = range(0, len(differences), max(1, len(differences) // 40))
-    axes.set_yticks(ticks, [describe_stage(differences.index[i]) for i in ticks], fontsize=6)
+    axes.set_yticks(range(len(rows)), rows.index, fontsize=8)
     axes.set_xlabel("position in the prompt (tokens); blue equal, orange different, blank not in both")
-    axes.set_ylabel("stage, in causal order")
     return figure

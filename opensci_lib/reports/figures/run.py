@@ -41,7 +41,7 @@ def surprisal(captures: dict[str, Capture], prompt: int) -> Figure:
             axes.axhline(values.mean(), color=COLOURS[variant], linewidth=2 - number, label=f"{variant}, mean")
     axes.axhline(np.log(words), color=GREY, linestyle="--", label="uniform guess")
     axes.set(xlabel="position in the prompt (tokens)", ylabel="surprisal (nats)")
-    axes.legend(loc="upper right", fontsize=8, ncols=2)
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), fontsize=8, ncols=5, frameon=False)
     return figure
 
 
