@@ -423,5 +423,6 @@ rule index:
         f"{OUT}/compatibility.html" if switched_on("compat") else [],
     output:
         f"{OUT}/index.html",
+        f"{OUT}/manifest.json",
     shell:
-        "opensci index --output_dir outputs/{wildcards.model}"
+        "opensci index --output_dir outputs/{wildcards.model} && opensci verify outputs/{wildcards.model} --write"
