@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from opensci_lib.errors import OpensciError
+from opensci_lib.errors import Commands, OpensciError
 from opensci_lib.miniature import MODEL
 
 
@@ -27,7 +27,7 @@ _model_path = click.option(
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="opensci-lib")
 def main() -> None:
     """Run the open-sci-ref language models, bit for bit the same, on every transformers release."""
@@ -292,6 +292,25 @@ def index(output_dir: str, title: str | None) -> None:
     from opensci_lib.reports.index import index
 
     click.echo(index(output_dir, title))
+
+
+@main.command(epilog="Example: opensci verify outputs/miniature")
+@click.argument("output_dir", type=click.Path())
+@click.option("--write", is_flag=True, help="Write the manifest of what is there, as the pipeline does at its end.")
+def verify(output_dir: str, write: bool) -> None:
+    """Compare a model's results with their manifest, and every table with what its runs say."""
+    from opensci_lib.reports.verify import verify, write_manifest
+
+    if write:
+        click.echo(write_manifest(output_dir))
+        return
+    outcome = verify(output_dir)
+    for difference in outcome.differences:
+        click.echo(difference)
+    looked_at = f"{outcome.files} files and {', '.join(outcome.tables) or 'no table'}"
+    if outcome.differences:
+        raise OpensciError(f"{output_dir}: {len(outcome.differences)} differences in {looked_at}.")
+    click.echo(f"{looked_at}: all is as it was, and as the runs say.")
 
 
 @main.group()

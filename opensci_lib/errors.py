@@ -1,6 +1,19 @@
 """The one error of this package."""
 
+import errno
+from typing import Any
+
 import click
+
+#: What the machine may lack, by the number of the system's error, and what to do.
+_CURES = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EROFS: "choose a place that can be written",
+    errno.EACCES: "choose a place that you may use",
+    errno.EPERM: "choose a place that you may use",
+    errno.EMFILE: "raise the limit (`ulimit -n`)",
+}
 
 
 class OpensciError(click.ClickException):
@@ -18,3 +31,23 @@ class OpensciError(click.ClickException):
     def __str__(self) -> str:
         """Return the sentence itself, for notebooks and logs."""
         return self.message
+
+
+class Commands(click.Group):
+    """Commands that say in a sentence what the machine lacks; other errors of the system are our own."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that was asked for.
+
+        Raises:
+            OpensciError: no space on the disk, a place that can't be written, and the like.
+
+        """
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            if error.errno not in _CURES:
+                raise
+            where = error.filename2 or error.filename
+            what = f"{where}: {error.strerror}" if where else error.strerror
+            raise OpensciError(f"{what}: {_CURES[error.errno]}.") from error

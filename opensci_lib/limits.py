@@ -32,6 +32,7 @@ def within_limits(work: Callable[[], Any], what: str, seconds: int = SECONDS, me
     """
     reading, writing = os.pipe()
     if (child := os.fork()) == 0:
+        os.close(reading)  # or the copy, left alone, would wait for ever for a reader of its answer
         _answer(work, writing, seconds, memory)
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
