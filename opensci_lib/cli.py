@@ -66,11 +66,20 @@ def download(model: str | None, revision: str | None, local_dir: str | None, tas
 )
 @click.option("--dst_dir", type=click.Path(), help="Where to write the fixed one; default: SRC_DIR_fixed.")
 @click.option("--rules", help="Ids of the rules to apply, with commas; default: all.")
+@click.option("--since", help="Apply only the rules that this release or a later one needs.")
+@click.option("--only", help="Apply only the rules that these releases need, with commas: 5.2,5.23.")
 @click.option("--diff", is_flag=True, help="Print what would change and write nothing.")
 @click.option("--check", is_flag=True, help="Write nothing; exit with 1 if something would change.")
 @click.option("--list", "list_rules", is_flag=True, help="List the rules.")
 def hotfix(
-    src_dir: str | None, dst_dir: str | None, rules: str | None, diff: bool, check: bool, list_rules: bool
+    src_dir: str | None,
+    dst_dir: str | None,
+    rules: str | None,
+    since: str | None,
+    only: str | None,
+    diff: bool,
+    check: bool,
+    list_rules: bool,
 ) -> None:
     """Write a copy of a model folder that loads and computes right on every transformers release."""
     from opensci_lib.hotfix import all_rules, hotfix
@@ -82,10 +91,10 @@ def hotfix(
         return
     if src_dir is None:
         raise click.UsageError("Give the model folder with --src_dir, or --list for the rules.")
-    chosen = [word.strip() for word in rules.split(",")] if rules else None
+    chosen, releases = ([word.strip() for word in words.split(",")] if words else None for words in (rules, only))
     if src_dir == str(MODEL):
         dst_dir = dst_dir or "miniature_fixed"  # not in the package
-    outcome = hotfix(src_dir, dst_dir, rules=chosen, dry_run=diff or check)
+    outcome = hotfix(src_dir, dst_dir, rules=chosen, dry_run=diff or check, since=since, only=releases)
     if diff:
         click.echo(outcome.diff, nl=False)
     if check:

@@ -341,7 +341,8 @@ Each changed Python file says so below its licence.
 
 def _claim(record: dict[str, Any]) -> str:
     if not (proven := record.get("proven")):
-        return "This change is meant to let it load on later ones and compute what it computed."
+        releases = record.get("releases", "later ones")
+        return f"This change is meant to let it load on {releases} and compute what it computed."
     first, last = (release.rpartition(".")[0] for release in (proven["releases"][0], proven["releases"][-1]))
     return f"With this change it loads on all from {first} to {last} and gives the same logits, bit for bit."
 

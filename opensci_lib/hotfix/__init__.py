@@ -54,6 +54,8 @@ def hotfix(
     dst_dir: Path | str | None = None,
     rules: list[str] | None = None,
     dry_run: bool = False,
+    since: str | None = None,
+    only: list[str] | None = None,
 ) -> Hotfix:
     """Write a fixed copy of the model folder `src_dir` to `dst_dir`, the weights without a second copy of them.
 
@@ -64,6 +66,8 @@ def hotfix(
             not at all, and is left as it is when it is up to date.
         rules: ids of the rules to apply; by default all.
         dry_run: compute the outcome and write nothing.
+        since: apply only the rules that this release or a later one needs; the folder is for no other.
+        only: apply only the rules that these releases need.
 
     Raises:
         OpensciError: when the folder is no whole model, no rule recognises its code, a rule can't
@@ -71,7 +75,7 @@ def hotfix(
 
     """
     source = check_model_folder(src_dir)
-    chosen = choose(rules)
+    chosen = choose(rules, since, only)
     target = Path(dst_dir).absolute() if dst_dir else source.with_name(source.name + "_fixed")
     if target.resolve() == source.resolve() or source.resolve() in target.resolve().parents:
         raise OpensciError(f"{target} lies in the folder to be fixed: choose another --dst_dir.")
@@ -95,6 +99,8 @@ def hotfix(
         "applied": rewriting.applied,
         "changed": {name: digest(text.encode()) for name, text in changed.items()},
     }
+    if since or only:
+        record["releases"] = f"{since} and later" if since else ", ".join(only or [])
     if origin := _origin(source):
         record["origin"] = origin
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -25,6 +25,7 @@ from opensci_lib.hotfix.rules import (
     save_code,
     tie_word_embeddings,
     tied_keys,
+    tied_weights,
     tokenizer_class,
 )
 
@@ -50,5 +51,6 @@ RULES: tuple[Rule, ...] = (
     save_code.RULE,
     tie_word_embeddings.RULE,
     tied_keys.RULE,
+    tied_weights.RULE,
     tokenizer_class.RULE,
 )
