@@ -171,7 +171,7 @@ def _change(folder: Path, record: dict[str, Any], repo_id: str, revision: str, b
     if not branch and (earlier := _request(repo_id, title)):
         return replace(parcel, diff=diff, outcome=earlier)
     tried = branch or "refs/pr/N"
-    return replace(parcel, diff=diff, description=_description(record, repo_id, revision, tried))
+    return replace(parcel, diff=diff, description=description(record, repo_id, revision, tried))
 
 
 def _sources(folder: Path, record: dict[str, Any], repo_id: str, there: ModelInfo) -> dict[str, str]:
@@ -264,7 +264,7 @@ def _is_mirror(repo_id: str, there: ModelInfo | None, model: str) -> bool:
 # ---------------------------------------------------------------- words
 
 
-def _description(record: dict[str, Any], repo_id: str, revision: str, tried: str) -> str:
+def description(record: dict[str, Any], repo_id: str, revision: str = "main", tried: str = "refs/pr/N") -> str:
     """Return the description of a change in Markdown."""
     download = f"opensci download {repo_id} " + (f"--revision {revision} " if revision != "main" else "")
     number = "\n\nN is the number of this pull request." if tried == "refs/pr/N" else ""
