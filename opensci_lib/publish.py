@@ -22,6 +22,7 @@ _TITLE = "Load and compute the same on later releases of transformers"
 #: What a mirror takes over from the source's repository besides the model's own files.
 _PAPERS = ("LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", "README.md")
 _CARD = "README.md"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _HEAD = re.compile(r"\A---\n(.*?)^---\n", re.DOTALL | re.MULTILINE)
 
 
@@ -80,8 +81,9 @@ def prepare(
     if not (folder / RECORD).exists():
         raise OpensciError(f"{folder} is no folder that `opensci hotfix` made: publish the one that it writes.")
     record = read_json(folder / RECORD)
-    if strange := foreign(folder, record):
-        raise OpensciError(f"{folder} holds {', '.join(strange)}, which the hotfix did not write: make it again.")
+    gone = [name for name in record["sources"] if not (folder / name).exists()]
+    if other := [*foreign(folder, record), *gone]:
+        raise OpensciError(f"{folder} is not as the hotfix left it ({', '.join(other)}): make it again.")
     if not record.get("proven") and not unproven:
         raise OpensciError(f"{folder} is not proven: run `opensci prove` on it, or say --unproven.")
     origin = record.get("origin", {})
@@ -157,6 +159,10 @@ def publish(
 
 def _change(folder: Path, record: dict[str, Any], repo_id: str, revision: str, branch: str | None) -> Parcel:
     """Return what changed against the repository, for a pull request, or for a branch if one is named."""
+    if not branch and _COMMIT.fullmatch(revision):
+        raise OpensciError(
+            f"{revision} is a commit, and a pull request is opened on a branch: give it as --revision."
+        )
     there = (_look(repo_id, branch) if branch else None) or _look(repo_id, revision)
     if there is None:
         raise OpensciError(f"{repo_id} has no revision {revision!r}: see its branches and tags.")
@@ -428,6 +434,8 @@ def _refusals(repo_id: str, revision: str | None = None) -> Generator[None]:
         known[412] = known[409]
         answer = f"The Hub answered for {repo_id}: {str(error).splitlines()[0]}"
         raise OpensciError(known.get(error.response.status_code, answer)) from error
+    except ValueError as error:  # the settings at the top of a card are not as they should be
+        raise OpensciError(f"The Hub does not take the {_CARD} for {repo_id}: put it right at the source.") from error
     # The library wraps what breaks an upload off in a RuntimeError.
     except (*lost_connection(), RuntimeError) as error:
         raise OpensciError(
