@@ -426,9 +426,11 @@ def _refusals(repo_id: str, revision: str | None = None) -> Generator[None]:
         with refusals(repo_id, revision):
             yield
     except HfHubHTTPError as error:
+        words = getattr(error, "server_message", None)
+        said = f" ({words})" if words else ""
         known = {
             401: "The Hub does not know this token: run `hf auth login`, or set HF_TOKEN.",
-            403: f"This token may not write to {repo_id}: give one that may, or open a pull request.",
+            403: f"This token may not do that at {repo_id}{said}: give one that may, or ask its owners.",
             409: f"{repo_id} changed meanwhile, and nothing was sent: run the command again.",
         }
         known[412] = known[409]

@@ -244,9 +244,13 @@ def test_a_branch_that_moves_meanwhile_gets_nothing(hub, fixed, monkeypatch):
 
 def test_who_may_not_write_is_told_so(hub, fixed):
     assert refused(send, prepare(fixed, branch="fixed")) == (
-        "This token may not write to org/name: give one that may, or open a pull request."
+        "This token may not do that at org/name: give one that may, or ask its owners."
     )
     assert "fixed" not in hub.commits
+    hub.failures["/commit/main"] = (403, "Discussions are disabled")
+    assert refused(send, prepare(fixed)) == (
+        "This token may not do that at org/name (Discussions are disabled): give one that may, or ask its owners."
+    )
 
 
 # ---------------------------------------------------------------- mirrors
