@@ -67,6 +67,8 @@ def download(model: str | None, revision: str | None, local_dir: str | None, tas
 )
 @click.option("--dst_dir", type=click.Path(), help="Where to write it; default: SRC_DIR_fixed, without dots.")
 @click.option("--rules", help="Ids of the rules to apply, with commas; default: all.")
+@click.option("--since", help="Apply only the rules that this release or a later one needs.")
+@click.option("--only", help="Apply only the rules that these releases need, with commas: 5.2,5.23.")
 @click.option("--diff", is_flag=True, help="Print what would change and write nothing.")
 @click.option("--check", is_flag=True, help="Write nothing; exit with 1 if something would change.")
 @click.option("--force", is_flag=True, help="Apply the other rules where one refuses; it may be silently wrong then.")
@@ -76,6 +78,8 @@ def hotfix(
     src_dir: str | None,
     dst_dir: str | None,
     rules: str | None,
+    since: str | None,
+    only: str | None,
     diff: bool,
     check: bool,
     force: bool,
@@ -93,10 +97,19 @@ def hotfix(
         return
     if src_dir is None:
         raise click.UsageError("Give the model folder with --src_dir, or --list for the rules.")
-    chosen = [word.strip() for word in rules.split(",")] if rules else None
+    chosen, releases = ([word.strip() for word in words.split(",")] if words else None for words in (rules, only))
     if src_dir == str(MODEL):
         dst_dir = dst_dir or "miniature_fixed"  # not in the package
-    outcome = hotfix(src_dir, dst_dir, rules=chosen, dry_run=diff or check, force=force, code_from=code_from)
+    outcome = hotfix(
+        src_dir,
+        dst_dir,
+        rules=chosen,
+        dry_run=diff or check,
+        force=force,
+        code_from=code_from,
+        since=since,
+        only=releases,
+    )
     if diff:
         click.echo(outcome.diff, nl=False)
     if check:

@@ -349,6 +349,7 @@ NEEDED = {
     ),
     "sdpa-arguments": ("5.0.0", "kernels: decoding a token", "enable_gqa True instead of False"),
     "tied-keys": ("5.0.0", "auto: AutoModelForCausalLM", "'list' object has no attribute 'keys'"),
+    "tied-weights": ("5.3.0", "weights: every tensor as in the checkpoint, no key missing or left over", "in memory"),
     "tokenizer-class": (
         "5.12.1",
         "tokenizer: a hundred awkward strings: ids as tokenizer.json has them",

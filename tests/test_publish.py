@@ -244,9 +244,13 @@ def test_a_branch_that_moves_meanwhile_gets_nothing(hub, fixed, monkeypatch):
 
 def test_who_may_not_write_is_told_so(hub, fixed):
     assert refused(send, prepare(fixed, branch="fixed")) == (
-        "This token may not write to org/name: give one that may, or open a pull request."
+        "This token may not do that at org/name: give one that may, or ask its owners."
     )
     assert "fixed" not in hub.commits
+    hub.failures["/commit/main"] = (403, "Discussions are disabled")
+    assert refused(send, prepare(fixed)) == (
+        "This token may not do that at org/name (Discussions are disabled): give one that may, or ask its owners."
+    )
 
 
 # ---------------------------------------------------------------- mirrors
@@ -348,8 +352,32 @@ def test_a_folder_that_is_not_proven_is_refused_or_says_so(hub, tmp_path):
 def test_a_folder_that_was_edited_is_refused(hub, fixed):
     with (fixed / "modeling_tiny.py").open("a") as code:
         code.write("# mine\n")
+    assert refused(prepare, fixed) == f"{fixed} is not as the hotfix left it (modeling_tiny.py): make it again."
+    (fixed / "notes.txt").touch()
+    (fixed / "modeling_tiny.py").write_bytes((hub.folder / "modeling_tiny.py").read_bytes())
+    expected = f"{fixed} is not as the hotfix left it (modeling_tiny.py, notes.txt): make it again."
+    assert refused(prepare, fixed) == expected
+
+
+def test_a_folder_that_lacks_a_file_is_refused(hub, tmp_path):
+    (hub.folder / "generation_config.json").write_text("{}")
+    fixed = fixed_folder(tmp_path)
+    (fixed / "generation_config.json").unlink()
+    assert refused(prepare, fixed) == f"{fixed} is not as the hotfix left it (generation_config.json): make it again."
+
+
+def test_a_pull_request_is_opened_on_a_branch(hub, tmp_path):
+    fixed = fixed_folder(tmp_path, STEP)
     assert refused(prepare, fixed) == (
-        f"{fixed} holds modeling_tiny.py, which the hotfix did not write: make it again."
+        f"{STEP} is a commit, and a pull request is opened on a branch: give it as --revision."
+    )
+    assert send(prepare(fixed, revision="iter_0002000")).outcome.startswith("open: ")
+
+
+def test_a_card_that_the_hub_does_not_take_is_a_sentence(hub, fixed):
+    hub.failures["/api/validate-yaml"] = (400, "")
+    assert refused(send, prepare(fixed, "me/copy", mirror=True)) == (
+        "The Hub does not take the README.md for me/copy: put it right at the source."
     )
 
 

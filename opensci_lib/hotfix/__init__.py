@@ -64,6 +64,8 @@ def hotfix(
     dry_run: bool = False,
     force: bool = False,
     code_from: str | None = None,
+    since: str | None = None,
+    only: list[str] | None = None,
 ) -> Hotfix:
     """Write a fixed copy of the model folder `src_dir` to `dst_dir`, the weights without a second copy of them.
 
@@ -78,6 +80,8 @@ def hotfix(
         force: apply the others where a rule refuses, and record which did.
         code_from: a folder or Hub id whose Python files complete one that lacks them: a merge, or a checkpoint that
             4.48 saved.
+        since: apply only the rules that this release or a later one needs; the folder is for no other.
+        only: apply only the rules that these releases need.
 
     Raises:
         OpensciError: when the folder is no whole model, no rule recognises its code, a rule can't
@@ -85,16 +89,20 @@ def hotfix(
 
     """
     source = Path(src_dir).absolute()
-    place = Path(dst_dir).absolute() if dst_dir else None
+    place, chosen = Path(dst_dir).absolute() if dst_dir else None, choose(rules, since, only)
+    more: dict[str, Any] = {}
+    if since or only:
+        more["releases"] = f"{since} and later" if since else ", ".join(only or [])
     if code_from is None:
-        return _fixed(source, place, choose(rules), dry_run, force, {})
+        return _fixed(source, place, chosen, dry_run, force, more)
     with _completed(source, code_from) as (whole, commit):
-        outcome = _fixed(whole, place or _default(source), choose(rules), dry_run, force, {code_from: commit})
+        more["code"] = {code_from: commit}
+        outcome = _fixed(whole, place or _default(source), chosen, dry_run, force, more)
     return replace(outcome, src_dir=str(source))
 
 
 def _fixed(
-    source: Path, place: Path | None, chosen: list[Rule], dry_run: bool, force: bool, code: dict[str, str | None]
+    source: Path, place: Path | None, chosen: list[Rule], dry_run: bool, force: bool, more: dict[str, Any]
 ) -> Hotfix:
     source, target = check_model_folder(source), place or _default(source)
     if target.resolve() == source.resolve() or source.resolve() in target.resolve().parents:
@@ -120,7 +128,7 @@ def _fixed(
         "applied": rewriting.applied,
         "changed": {name: digest(text.encode()) for name, text in changed.items()},
         **({"forced": rewriting.refused} if rewriting.refused else {}),
-        **({"code": code} if code else {}),
+        **more,
     }
     if origin := _origin(source):
         record["origin"] = origin

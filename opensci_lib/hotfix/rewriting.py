@@ -29,6 +29,7 @@ _STAGES = (("config", "tokenizer_config"), ("modeling", "configuration"))
 #: Windows editors put it before the first line.
 _MARK = "\ufeff"
 _NOTICE = "# Changed by opensci hotfix"
+_RELEASE = re.compile(r"\d+\.\d+(\.\d+)?")
 _OPENING = re.compile(r"(?:#[^\r\n]*(?:\r\n|\r|\n))*")
 
 
@@ -52,12 +53,18 @@ class Rewriting:
         return any(_NOTICE in text for text in self.before.values())
 
 
-def choose(ids: list[str] | None) -> list[Rule]:
-    """Return the rules of some ids, in their own order, or all."""
+def choose(ids: list[str] | None, since: str | None = None, only: list[str] | None = None) -> list[Rule]:
+    """Return the rules of some ids, or all, that some releases need, in their own order."""
     known = {rule.id: rule for rule in RULES}
     if unknown := [name for name in ids or [] if name not in known]:
         raise OpensciError(f"Unknown rule {', '.join(unknown)}: the rules are {', '.join(known)}.")
-    return [rule for rule in RULES if ids is None or rule.id in ids]
+    if odd := [release for release in [since, *(only or [])] if release and not _RELEASE.fullmatch(release)]:
+        raise OpensciError(f"{odd[0]!r} is no release of transformers: give one such as 4.57 or 5.2.0.")
+    if since and only:
+        raise OpensciError("--since and --only exclude one another: give one of them.")
+    spans = [(since or "0.0", None)] if not only else [(release, release) for release in only]
+    chosen = [rule for rule in RULES if ids is None or rule.id in ids]
+    return [rule for rule in chosen if any(rule.concerns(*span) for span in spans)]
 
 
 def rewrite(folder: Path, rules: list[Rule]) -> Rewriting:

@@ -528,6 +528,36 @@ def test_rules_are_chosen_with_commas(source):
     assert "compute_default_rope_parameters" not in result.stdout
 
 
+@pytest.mark.parametrize(
+    ("options", "applied", "recorded"),
+    [
+        (["--since", "5.4"], {"auto-model", "rope-default", "tied-keys"}, "5.4 and later"),
+        (["--only", "4.57, 5.3.0"], {"auto-model", "rope-default", "tied-keys", "tied-weights"}, "4.57, 5.3.0"),
+        (["--only", "4.52"], {"auto-model", "save-code"}, "4.52"),
+        (["--only", "4.52", "--rules", "auto-model,rope-default"], {"auto-model"}, "4.52"),
+    ],
+)
+def test_rules_are_chosen_by_the_releases_that_need_them(source, options, applied, recorded):
+    result = invoke("--src_dir", source, *options)
+    assert result.exit_code == 0, result.output
+    record = json.loads((source.with_name("tiny_fixed") / "hotfix.json").read_text())
+    some = {"auto-model", "rope-default", "save-code", "tied-keys", "tied-weights"}
+    assert some & record["applied"].keys() == applied
+    assert record["releases"] == recorded
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"since": "5"}, "'5' is no release of transformers: give one such as 4.57 or 5.2.0."),
+        ({"only": ["5.2", "x"]}, "'x' is no release of transformers: give one such as 4.57 or 5.2.0."),
+        ({"since": "5.2", "only": ["5.3"]}, "--since and --only exclude one another: give one of them."),
+    ],
+)
+def test_odd_releases_are_refused(source, options, sentence):
+    check_refused(source, sentence, **options)
+
+
 def test_list_says_what_each_rule_is_for():
     result = invoke("--list")
     assert result.exit_code == 0

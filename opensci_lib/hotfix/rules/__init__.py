@@ -29,6 +29,7 @@ from opensci_lib.hotfix.rules import (
     sdpa_arguments,
     tie_word_embeddings,
     tied_keys,
+    tied_weights,
     tokenizer_class,
 )
 
@@ -58,5 +59,6 @@ RULES: tuple[Rule, ...] = (
     sdpa_arguments.RULE,
     tie_word_embeddings.RULE,
     tied_keys.RULE,
+    tied_weights.RULE,
     tokenizer_class.RULE,
 )
