@@ -94,6 +94,9 @@ def hotfix(
         return
     for rule, file in outcome.applied.items():
         click.echo(f"{rule}: {file}")
+    if not outcome.applied:
+        click.echo(f"{outcome.dst_dir}: needs nothing, it was fixed before")
+        return
     counts = ", ".join(f"{count} files {how}" for how, count in outcome.files.items())
     click.echo(f"{outcome.dst_dir}: " + (f"written ({counts})" if outcome.written else "up to date, nothing written"))
 

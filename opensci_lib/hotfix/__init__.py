@@ -16,7 +16,7 @@ from typing import Any
 from filelock import FileLock
 
 from opensci_lib.errors import OpensciError
-from opensci_lib.hotfix.rewriting import choose, digest, rewrite
+from opensci_lib.hotfix.rewriting import choose, digest, is_fixed, rewrite
 from opensci_lib.hotfix.rule import Rule
 from opensci_lib.hotfix.rules import RULES
 from opensci_lib.model_folder import appearing, check_model_folder, files, link, read_json, write_json
@@ -51,7 +51,8 @@ def hotfix(
 
     Args:
         src_dir: a model folder. It is not changed, but that weights which both folders share become read-only (see
-            `model_folder.link`). A folder that was fixed before needs nothing.
+            `model_folder.link`), and that one which was fixed before, and saved by `save_pretrained` since, gets the
+            record back that was left behind: it needs nothing else.
         dst_dir: where to write; by default `src_dir` with `_fixed` appended. It appears whole or
             not at all, and is left as it is when it is up to date.
         rules: ids of the rules to apply; by default all.
@@ -69,15 +70,14 @@ def hotfix(
         raise OpensciError(f"{target} lies in the folder to be fixed: choose another --dst_dir.")
     rewriting = rewrite(source, chosen)
     changed = rewriting.after
-    if not changed and not (source / RECORD).exists():
+    if not changed and not (source / RECORD).exists() and not is_fixed(rewriting.before.values()):
         raise OpensciError(
             f"No rule recognises the code in {source} ({', '.join(rule.id for rule in chosen)} found nothing to do): "
             "is it an open-sci-ref model as published?"
         )
-    if dst_dir is None and not changed:
-        return Hotfix(str(source), str(source), {}, "")
     diff = "".join(_diff(name, rewriting.before[name], text) for name, text in changed.items())
-    outcome = Hotfix(str(source), str(target), rewriting.applied, diff)
+    nothing = dst_dir is None and not changed
+    outcome = Hotfix(str(source), str(source if nothing else target), rewriting.applied, diff)
     if dry_run:
         return outcome
     record = {
@@ -87,6 +87,10 @@ def hotfix(
         "applied": rewriting.applied,
         "changed": {name: digest(text.encode()) for name, text in changed.items()},
     }
+    if nothing:
+        if not (source / RECORD).exists():  # what save_pretrained leaves behind
+            write_json(source / RECORD, record)
+        return outcome
     target.parent.mkdir(parents=True, exist_ok=True)
     # another process may make it meanwhile: a run per release starts them at the same time
     with FileLock(target.with_name(f".{target.name}.lock")):

@@ -6,7 +6,7 @@ import hashlib
 import re
 import textwrap
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +26,7 @@ Parsed = TypeVar("Parsed")
 _STAGES = (("config", "tokenizer_config"), ("modeling", "configuration"))
 #: Windows editors put it before the first line.
 _MARK = "\ufeff"
+_NOTICE = "# Changed by opensci hotfix"
 _OPENING = re.compile(r"(?:#[^\r\n]*(?:\r\n|\r|\n))*")
 
 
@@ -70,8 +71,9 @@ def rewrite(folder: Path, rules: list[Rule]) -> Rewriting:
 def _paths(folder: Path, config: dict[str, Any]) -> dict[str, Path]:
     """Return the folder's files by field of `Sources`."""
     paths = {"config": folder / "config.json"}
-    if (folder / "tokenizer_config.json").exists():
-        paths["tokenizer_config"] = folder / "tokenizer_config.json"
+    for role in ("tokenizer_config", "tokenizer"):
+        if (folder / f"{role}.json").exists():
+            paths[role] = folder / f"{role}.json"
     auto_map = config.get("auto_map", {})
     for role, key in (("modeling", "AutoModelForCausalLM"), ("configuration", "AutoConfig")):
         if key in auto_map and (found := code_files(folder, {"auto_map": {key: auto_map[key]}})):
@@ -96,7 +98,8 @@ def _read(path: Path) -> str:
 def _sources(texts: dict[str, str], paths: dict[str, Path]) -> Sources:
     code = {role: _parsed(Source, text, paths[role]) for role, text in texts.items() if paths[role].suffix == ".py"}
     settings = {role: _parsed(Settings, text, paths[role]) for role, text in texts.items() if role not in code}
-    return Sources(code["modeling"], code.get("configuration"), settings["config"], settings.get("tokenizer_config"))
+    others = (settings.get(role) for role in ("tokenizer_config", "tokenizer"))
+    return Sources(code["modeling"], code.get("configuration"), settings["config"], *others)
 
 
 def _parsed(kind: Callable[[str], Parsed], text: str, path: Path, cure: str = "download the model again") -> Parsed:
@@ -132,11 +135,16 @@ def _applied(text: str, asked: list[Asked], path: Path) -> str:
     return text[: -len(bare)] + (_with_header(changed, text, ids) if is_code else changed)
 
 
+def is_fixed(texts: Iterable[str]) -> bool:
+    """Say whether one of a folder's texts bears the notice of change: `save_pretrained` keeps it, but no record."""
+    return any(line.startswith(_NOTICE) for text in texts for line in text.splitlines()[:99])
+
+
 def _with_header(changed: str, original: str, rules: list[str]) -> str:
     """Add the notice of change that the Apache licence asks for (section 4b), below the file's own first comment."""
     newline = "\r\n" if "\r\n" in changed else "\n"
     notice = textwrap.wrap(
-        f"# Changed by opensci hotfix {version('opensci-lib')}: {', '.join(rules)}.",
+        f"{_NOTICE} {version('opensci-lib')}: {', '.join(rules)}.",
         WIDTH,
         subsequent_indent="#   ",
         break_on_hyphens=False,

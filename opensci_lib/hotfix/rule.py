@@ -21,6 +21,7 @@ class Sources:
     configuration: Source | None
     config: Settings
     tokenizer_config: Settings | None
+    tokenizer: Settings | None = None
 
 
 @dataclass(frozen=True)
