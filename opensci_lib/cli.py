@@ -118,6 +118,9 @@ def hotfix(
         return
     for rule, file in outcome.applied.items():
         click.echo(f"{rule}: {file}")
+    if not outcome.applied:
+        click.echo(f"{outcome.dst_dir}: needs nothing, it was fixed before")
+        return
     for said in filter(None, (outcome.left_out, tied_twice(Path(outcome.dst_dir)))):
         click.echo(said)
     counts = ", ".join(f"{count} files {how}" for how, count in outcome.files.items())

@@ -452,6 +452,7 @@ def test_without_the_rule_the_linter_finds_its_fault(variant_folder, folders_wit
 # Offloading moves tensors to a GPU and back; without one native models have no such cache either.
 OFFLOADED = "generation: cache_implementation offloaded"
 LATER = {
+    "training: gradient checkpointing with a cache handed over",
     "forward: sequences packed into a row",
     "kernels: sequences packed into a row",
     "training: gradient checkpointing of every second layer",

@@ -71,7 +71,8 @@ def hotfix(
 
     Args:
         src_dir: a model folder. It is not changed, but that weights which both folders share become read-only (see
-            `model_folder.link`). A folder that was fixed before needs nothing.
+            `model_folder.link`). One that was fixed before, and saved by
+            `save_pretrained` since, gets the record back that was left behind: it needs nothing else.
         dst_dir: where to write; by default `src_dir` with `_fixed` appended, and `_` for each dot in its name: from a
             folder with dots, processes that others spawn can't import code on 4.48. It appears whole or not at all,
             and is left as it is when it is up to date.
@@ -116,9 +117,8 @@ def _fixed(
             f"No rule recognises the code in {source} ({', '.join(rule.id for rule in chosen)} found nothing to do): "
             "is it an open-sci-ref model as published?"
         )
-    if place is None and not changed:
-        return Hotfix(str(source), str(source), {}, "")
-    outcome = Hotfix(str(source), str(target), rewriting.applied, rewriting.diff)
+    nothing = place is None and not changed
+    outcome = Hotfix(str(source), str(source if nothing else target), rewriting.applied, rewriting.diff)
     if dry_run:
         return outcome
     record = {
@@ -132,6 +132,10 @@ def _fixed(
     }
     if origin := _origin(source):
         record["origin"] = origin
+    if nothing:
+        if not (source / RECORD).exists():  # what save_pretrained leaves behind
+            write_json(source / RECORD, record)
+        return outcome
     with alone(target):  # another process may make it meanwhile: a run per release starts them at the same time
         if _is_up_to_date(target, record):
             return outcome

@@ -109,8 +109,9 @@ def _rewrite(folder: Path, rules: list[Rule]) -> Rewriting:
 def _places(folder: Path, config: dict[str, Any]) -> dict[str, list[Path]]:
     """Return the folder's files by what rules call them; of the modelling code that with the causal model first."""
     places = {"config": [folder / "config.json"]}
-    if (folder / "tokenizer_config.json").exists():
-        places["tokenizer_config"] = [folder / "tokenizer_config.json"]
+    for role in ("tokenizer_config", "tokenizer"):
+        if (folder / f"{role}.json").exists():
+            places[role] = [folder / f"{role}.json"]
     auto_map = config.get("auto_map", {})
     first = {
         key: code_files(folder, {"auto_map": {key: auto_map[key]}})[:1]
@@ -156,7 +157,8 @@ def _sources(parsed: dict[Path, Any], places: dict[str, list[Path]], at: Path) -
     one = {role: parsed[paths[0]] for role, paths in places.items()}
     if at in places["modeling"]:
         one["modeling"] = parsed[at]
-    return Sources(one["modeling"], one.get("configuration"), one["config"], one.get("tokenizer_config"), code)
+    tokenizer = one.get("tokenizer_config"), one.get("tokenizer")
+    return Sources(one["modeling"], one.get("configuration"), one["config"], tokenizer[0], code, tokenizer[1])
 
 
 def _parsed(kind: Callable[[str], Parsed], text: str, path: Path, cure: str = "download the model again") -> Parsed:

@@ -29,6 +29,7 @@ class Sources:
     tokenizer_config: Settings | None
     #: All modelling code by module, `modeling` among it.
     code: dict[str, Source] = field(default_factory=dict)
+    tokenizer: Settings | None = None
 
 
 @dataclass(frozen=True)

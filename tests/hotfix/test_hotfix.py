@@ -206,6 +206,35 @@ def test_its_own_output_needs_nothing(source):
     assert others(source) == {"tiny_fixed"}
 
 
+def test_what_save_pretrained_made_of_it_needs_nothing_and_gets_its_record_back(source):
+    fixed = Path(hotfix(source).dst_dir)
+    (fixed / "hotfix.json").unlink()
+    (fixed / "modeling_tiny.py").write_text((fixed / "modeling_tiny.py").read_text())
+    before = contents(fixed)
+    assert hotfix(fixed, dry_run=True).applied == {}
+    assert contents(fixed) == before
+    result = invoke("--src_dir", fixed)
+    assert (result.exit_code, result.output) == (0, f"{fixed}: needs nothing, it was fixed before\n")
+    after = contents(fixed)
+    assert json.loads(after.pop("hotfix.json"))["applied"] == {}
+    assert after == before
+    assert others(source) == {"tiny_fixed"}
+
+
+def test_a_fine_tune_saved_on_5_gets_a_tokenizer_for_all(source):
+    fixed = Path(hotfix(source).dst_dir)
+    (fixed / "hotfix.json").unlink()
+    settings = {"tokenizer_class": "TokenizersBackend", "model_input_names": ["input_ids", "attention_mask"]}
+    (fixed / "tokenizer_config.json").write_text(json.dumps(settings))
+    (fixed / "config.json").write_text(
+        json.dumps({**json.loads((fixed / "config.json").read_text()), "tokenizer_class": "T"})
+    )
+    outcome = hotfix(fixed)
+    assert outcome.applied == {"tokenizer-class": "tokenizer_config.json"}
+    again = json.loads((Path(outcome.dst_dir) / "tokenizer_config.json").read_text())
+    assert again == {**settings, "tokenizer_class": "PreTrainedTokenizerFast"}
+
+
 def test_the_rest_of_the_rules_can_follow_later(source, tmp_path):
     minimal = Path(hotfix(source, tmp_path / "minimal", rules=["loss-kwargs", "tied-keys", "rope-default"]).dst_dir)
     assert "super()._init_weights" not in (minimal / "modeling_tiny.py").read_text()
