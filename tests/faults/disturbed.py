@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 
+from opensci_lib.reports.compare import find_runs, parity
 from tests import tally
 
 ROOT = Path(__file__).parents[2]
@@ -98,3 +99,10 @@ def tree(folder: Path, leave_out: Callable[[Path], bool] = lambda path: False) -
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.suffix != ".lock" and not leave_out(path)
     }
+
+
+def with_table(outputs: Path) -> Path:
+    """Write the table of the runs in a folder of results."""
+    runs = find_runs(outputs)
+    parity(runs[0], runs)[0].to_csv(outputs / "parity.csv", index=False)
+    return outputs

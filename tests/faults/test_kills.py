@@ -7,7 +7,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from tests.faults.disturbed import check_kills, command, tree
+from tests.faults.disturbed import check_kills, command, tree, with_table
 from tests.notebook import tables, titles
 from tests.test_pipeline import _hand_made_results
 
@@ -118,7 +118,7 @@ def test_a_summary(tmp_path):
 
 
 def test_the_index(tmp_path):
-    results = _hand_made_results(tmp_path / "results")
+    results = with_table(_hand_made_results(tmp_path / "results"))
     words = command("opensci", "index", "--output_dir", results)
 
     def content():
