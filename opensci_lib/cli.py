@@ -145,6 +145,45 @@ def check(
     sys.exit(not report.is_right)
 
 
+@main.command(epilog="Example: opensci prove --src_dir model --tf_versions 4.48.0,5.0.0,5.23.0")
+@click.option(
+    "--src_dir", required=True, type=click.Path(), callback=_built_in, help="A model folder, or `miniature`."
+)
+@click.option("--tf_versions", help="The releases, with commas; default: all that have a lock file.")
+@click.option("--weights", is_flag=True, help="Prove it with its own weights, not as a small twin with random ones.")
+@click.option("--csv", type=click.Path(), help="Also write the table to a file.")
+def prove(src_dir: str, tf_versions: str | None, weights: bool, csv: str | None) -> None:
+    """Hotfix a decoder and compare it on every release with the unmodified one on its reference; its code is run.
+
+    The reference is the oldest release on which the unmodified folder loads and repeats itself. Exits with 1 where a
+    release from there on is not equal.
+    """
+    from opensci_lib.model_folder import announce
+    from opensci_lib.prove import prove
+
+    click.echo(announce(src_dir, "the kernel environments of these releases"), err=True)
+    releases = [word.strip() for word in tf_versions.split(",")] if tf_versions else None
+    proof = prove(src_dir, releases, weights, report=lambda line: click.echo(line, err=True))
+    click.echo(proof.table().to_string(index=False))
+    click.echo(f"Reference {proof.reference}; equal on {len(proof.releases)} of {len(proof.outcomes)} releases.")
+    if csv:
+        proof.table().to_csv(csv, index=False)
+    sys.exit(not proof.is_proven)
+
+
+@main.command("random-model", epilog="Example: opensci random-model --like model --dst_dir twin --tf_version 4.48.0")
+@click.option("--like", required=True, type=click.Path(), callback=_built_in, help="A model folder, or `miniature`.")
+@click.option("--dst_dir", required=True, type=click.Path(), help="The folder to make.")
+@click.option("--tf_version", required=True, help="The release under which it is made: its reference.")
+def random_model(like: str, dst_dir: str, tf_version: str) -> None:
+    """Write a small twin of a decoder: its code, a configuration cut down, random weights; its code is run."""
+    from opensci_lib import kernels
+    from opensci_lib.model_folder import announce
+
+    click.echo(announce(like, f"transformers {tf_version}"), err=True)
+    sys.exit(kernels.run(tf_version, "-m", "opensci_lib.twin", like, dst_dir).returncode)
+
+
 @main.command(epilog="Example: opensci bisect --model_path model --good 4.48.0 --bad 5.23.0")
 @_model_path
 @click.option("--good", help="A release that is right; default: the oldest with a lock file.")

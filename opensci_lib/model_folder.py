@@ -6,6 +6,7 @@ Nothing here imports or runs what a folder holds.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -28,6 +29,10 @@ DOWNLOAD_RECORD = "download.json"
 _LEFT_OUT = {".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf"}
 _FICLONE = 0x40049409  # of linux/fs.h
 _RELATIVE_IMPORT = re.compile(r"^\s*from\s+\.(\w+)\s+import", re.MULTILINE)
+#: What `hotfix` writes above code that it changed, with the version of this package, and the source's hash.
+_NOTICE = re.compile(
+    rb"(?:#\r?\n)?# Changed by opensci hotfix [^\n]*\n(?:#   [^\n]*\n)*# The source's sha256 [^\n]*\n"
+)
 _WEIGHTS = "model.safetensors"
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
@@ -87,6 +92,15 @@ def code_files(folder: Path, config: dict[str, Any]) -> list[Path]:
         waiting += [name for name in dict.fromkeys(found) if name not in names]
         names |= dict.fromkeys(found)
     return [folder / name for name in names]
+
+
+def code_digest(folder: Path) -> str:
+    """Return a SHA-256 of a folder's own code: names and texts, without the notice that a hotfix leaves in them."""
+    digest = hashlib.sha256()
+    for file in sorted(code_files(folder, read_config(folder))):
+        text = _NOTICE.sub(b"", file.read_bytes())
+        digest.update(f"{file.name} {hashlib.sha256(text).hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
 def read_json(path: Path) -> dict[str, Any]:
