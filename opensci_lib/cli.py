@@ -82,6 +82,7 @@ def hotfix(
 ) -> None:
     """Write a copy of a model folder that loads and computes right on every transformers release."""
     from opensci_lib.hotfix import all_rules, hotfix
+    from opensci_lib.hotfix.proofs import proof_of
 
     if list_rules:
         for rule in all_rules():
@@ -104,6 +105,10 @@ def hotfix(
         click.echo(f"{rule}: {file}")
     counts = ", ".join(f"{count} files {how}" for how, count in outcome.files.items())
     click.echo(f"{outcome.dst_dir}: " + (f"written ({counts})" if outcome.written else "up to date, nothing written"))
+    if proof := proof_of(Path(outcome.dst_dir)):
+        click.echo(f"proven on {len(proof['releases'])} releases from {proof['reference']} on ({proof['date']})")
+    else:
+        click.echo(f"not proven: run `opensci prove --src_dir {src_dir}`")
 
 
 @main.command(epilog="Example: opensci check --model_path model_fixed --tf_version 5.23.0")
@@ -158,6 +163,7 @@ def prove(src_dir: str, tf_versions: str | None, weights: bool, csv: str | None)
     The reference is the oldest release on which the unmodified folder loads and repeats itself. Exits with 1 where a
     release from there on is not equal.
     """
+    from opensci_lib.hotfix.proofs import keep_proof
     from opensci_lib.model_folder import announce
     from opensci_lib.prove import prove
 
@@ -168,6 +174,10 @@ def prove(src_dir: str, tf_versions: str | None, weights: bool, csv: str | None)
     click.echo(f"Reference {proof.reference}; equal on {len(proof.releases)} of {len(proof.outcomes)} releases.")
     if csv:
         proof.table().to_csv(csv, index=False)
+    command = f"opensci prove --src_dir {src_dir}" + (f" --tf_versions {tf_versions}" if tf_versions else "")
+    for folder in (Path(src_dir), Path(src_dir).absolute().with_name(f"{Path(src_dir).name}_fixed")):
+        if keep_proof(folder, proof.record(command)):
+            click.echo(f"Recorded in {folder}/hotfix.json.")
     sys.exit(not proof.is_proven)
 
 

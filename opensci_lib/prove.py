@@ -10,6 +10,7 @@ import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,16 @@ class Proof:
     def is_proven(self) -> bool:
         """Whether it is proven for every release that was tried, from the reference on."""
         return len(self.releases) == len(self.outcomes)
+
+    def record(self, command: str) -> dict[str, Any]:
+        """Return what `hotfix.json` keeps of it: JSON."""
+        return {
+            "digest": self.digest,
+            "reference": self.reference,
+            "releases": self.releases,
+            "date": date.today().isoformat(),
+            "command": command,
+        }
 
     def table(self) -> pd.DataFrame:
         """Return a row a release: `tf_version`, a word for each check and for the logits.

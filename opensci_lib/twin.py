@@ -142,4 +142,4 @@ def _write_tokenizer(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    print(twin(*sys.argv[1:3]))
+    print(twin(sys.argv[1], sys.argv[2]))

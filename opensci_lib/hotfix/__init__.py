@@ -142,6 +142,7 @@ def _is_up_to_date(target: Path, record: dict[str, Any]) -> bool:
             f"{target} holds {', '.join(sorted(foreign))}, which this tool did not write: "
             "move the folder, or set --dst_dir."
         )
+    found.pop("proven", None)  # that was written later, by `prove`
     return present == written.keys() and found | {"tool": record["tool"]} == record
 
 
