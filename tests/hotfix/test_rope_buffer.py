@@ -129,13 +129,11 @@ def test_windows_line_ends_stay():
         # names that only __init__ has
         BEFORE.replace("config, device=None", "config, base, device=None").replace("(self.config,", "(base,"),
         BEFORE.replace("self.config = config", "pass").replace("(self.config,", "(config,"),
-        BEFORE.replace("config, device=None", "config, device=None, inv_freq=None").replace(
-            "rope_init_fn(self.config, device)", "rope_init_fn(inv_freq, device)"
-        ),
     ],
 )
-def test_named_with_its_line(source):
-    check_unrecognised(RULE, source, 7)
+def test_left_to_lost_buffers(source):
+    check_noop(RULE, source)
+    assert "self._built_from = " in rewritten("lost-buffers", source)
 
 
 def test_what_follows_the_last_use_stays():

@@ -15,18 +15,24 @@ from opensci_lib.hotfix.rules import (
     causal_mask,
     checkpoint_layers,
     init_weights,
+    legacy_cache,
     loss_kwargs,
+    lost_buffers,
+    lost_imports,
     mask_device,
+    mask_embeds,
     model_input_names,
     pipeline_tokenizer,
     return_dict,
     rope_buffer,
     rope_default,
     rope_parameters,
+    rope_type,
     save_code,
     tie_word_embeddings,
     tied_keys,
     tokenizer_class,
+    tuple_cache,
 )
 
 #: In the order in which what they insert at one place comes out.
@@ -41,16 +47,22 @@ RULES: tuple[Rule, ...] = (
     causal_mask.RULE,  # imports below the others, as checkpoint-layers and loss-kwargs do
     checkpoint_layers.RULE,
     init_weights.RULE,  # the library's `_init_weights` runs before the reset of rope-buffer
+    legacy_cache.RULE,
     loss_kwargs.RULE,
+    lost_buffers.RULE,
+    lost_imports.RULE,
     mask_device.RULE,
+    mask_embeds.RULE,
     model_input_names.RULE,
     pipeline_tokenizer.RULE,
     return_dict.RULE,
     rope_buffer.RULE,  # puts a method below `__init__`, as rope-default does
     rope_default.RULE,
     rope_parameters.RULE,
+    rope_type.RULE,
     save_code.RULE,
     tie_word_embeddings.RULE,
     tied_keys.RULE,
     tokenizer_class.RULE,
+    tuple_cache.RULE,
 )

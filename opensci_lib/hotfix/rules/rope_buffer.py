@@ -29,22 +29,39 @@ if isinstance({{module}}, {{owner}}):
 def edits(sources: Sources) -> Edits:
     """Move the computation from `__init__` to a method that `_init_weights` calls as well."""
     source = sources.modeling
-    refilled = []
-    for owner in source.classes.values():
-        initializer = method(owner, "__init__")
-        if initializer is None or method(owner, _NAME):
-            continue
-        calls = [call for call in source.calls("self.register_buffer", initializer) if not _is_saved(call)]
-        if len(calls) > 1:
-            raise UnrecognisedError(calls[1], "more than one buffer is not in the checkpoint")
-        for call in calls:
-            yield _moved(source, initializer, call)
-            refilled.append(owner)
+    refilled = {
+        owner.name: move for owner in source.classes.values() if isinstance(move := _move(source, owner), Move)
+    }
+    yield from refilled.values()
     if refilled:
-        yield _reset(source, refilled)
+        yield reset(source, [source.classes[name] for name in refilled], _RESET)
 
 
-def _is_saved(call: ast.Call) -> bool:
+def knows(source: Source, owner: ast.ClassDef) -> bool:
+    """Say whether a class has one buffer to be computed again, in a form that this rule rewrites or has rewritten."""
+    return method(owner, _NAME) is not None or _move(source, owner) is not None
+
+
+def _move(source: Source, owner: ast.ClassDef) -> Move | None:
+    initializer = method(owner, "__init__")
+    if initializer is None or method(owner, _NAME):
+        return None
+    calls = [call for call in source.calls("self.register_buffer", initializer) if not is_saved(call)]
+    everywhere = [call for call in source.calls("self.register_buffer", owner) if not is_saved(call)]
+    if len(calls) != 1 or any(not _is_inv_freq(call) for call in everywhere):
+        return None
+    try:
+        return _moved(source, initializer, calls[0])
+    except UnrecognisedError:  # the matter of lost-buffers
+        return None
+
+
+def _is_inv_freq(call: ast.Call) -> bool:
+    return bool(call.args) and isinstance(call.args[0], ast.Constant) and call.args[0].value == "inv_freq"
+
+
+def is_saved(call: ast.Call) -> bool:
+    """Say whether a buffer is registered to be in the checkpoint."""
     given = [keyword.value for keyword in call.keywords if keyword.arg == "persistent"]
     return not (given and isinstance(given[0], ast.Constant) and given[0].value is False)
 
@@ -94,8 +111,8 @@ def _needed(source: Source, initializer: Function, moved: list[ast.stmt]) -> set
     return read & bound
 
 
-def _reset(source: Source, refilled: list[ast.ClassDef]) -> Edit:
-    """Let `_init_weights` of the file's PreTrainedModel class reset the classes given."""
+def reset(source: Source, refilled: list[ast.ClassDef], lines: str) -> Edit:
+    """Let `_init_weights` of the file's PreTrainedModel class reset the classes given, by `lines` for each."""
     owners = [owner for owner in source.classes.values() if any(_is_library(source, base) for base in owner.bases)]
     if len(owners) != 1:
         raise UnrecognisedError(refilled[0], f"{len(owners)} classes derive from PreTrainedModel directly")
@@ -103,7 +120,7 @@ def _reset(source: Source, refilled: list[ast.ClassDef]) -> Edit:
     names = list(arguments(existing)) if existing else ["self", "module"]
     if existing and len(names) != 2:
         raise UnrecognisedError(existing, "_init_weights does not take (self, module)")
-    resets = "".join(_RESET.format(module=names[1], owner=owner.name) for owner in refilled)
+    resets = "".join(lines.format(module=names[1], owner=owner.name) for owner in refilled)
     if existing is None:
         return source.last_in(owners[0], _METHOD + textwrap.indent(resets, "    "))
     # First of all, as what follows may return early, but after the library's own.
