@@ -5,9 +5,11 @@ from tests.hotfix.specification import check_noop, check_transformed
 RULE = "mask-embeds"
 FUNCTION = '''
 def _with_embeds(builder, embeds, **kwargs):
-    """Call a mask builder of transformers, which renamed its argument input_embeds to inputs_embeds."""
-    name = next(name for name in inspect.signature(builder).parameters if name in ("input_embeds", "inputs_embeds"))
-    return builder(**{name: embeds}, **kwargs)
+    """Call a mask builder of transformers, which renamed input_embeds to inputs_embeds and lost cache_position."""
+    known = inspect.signature(builder).parameters
+    if "cache_position" not in known:
+        kwargs.pop("cache_position", None)
+    return builder(**{"inputs_embeds" if "inputs_embeds" in known else "input_embeds": embeds}, **kwargs)
 '''
 
 
@@ -20,6 +22,14 @@ def test_the_builder_is_called_by_its_own_name(name):
         f"import inspect\nfrom transformers.masking_utils import create_causal_mask\n\n{FUNCTION}\n"
         "mask = _with_embeds(create_causal_mask, config=config, embeds=x, attention_mask=None)\n",
     )
+
+
+def test_what_the_builder_does_not_take_is_left_out():
+    scope: dict = {}
+    exec("import inspect\n" + FUNCTION, scope)
+    assert scope["_with_embeds"](lambda inputs_embeds: inputs_embeds, "x", cache_position=3) == "x"
+    old = lambda input_embeds, cache_position: (input_embeds, cache_position)  # noqa: E731
+    assert scope["_with_embeds"](old, "x", cache_position=3) == ("x", 3)
 
 
 def test_the_function_finds_the_name():

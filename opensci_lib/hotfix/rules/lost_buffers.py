@@ -99,6 +99,6 @@ RULE = Rule(
         + "        pass\n"
     ),
     trf=("TRF018",),
-    signs=("as uninitialised memory after loading",),
+    signs=("cos_cached holds", "sin_cached holds"),
     edits=edits,
 )

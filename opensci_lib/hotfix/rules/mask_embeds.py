@@ -1,6 +1,7 @@
 """Call the release's mask builder by the name of argument that it has.
 
-`create_causal_mask` and its kin take the embeddings as `input_embeds` until some 5.x, and as `inputs_embeds` later.
+`create_causal_mask` and its kin took the embeddings as `input_embeds` and later take them as `inputs_embeds`, and no
+`cache_position`, which they find out themselves.
 """
 
 import ast
@@ -12,9 +13,11 @@ _NAMES = ("input_embeds", "inputs_embeds")
 _HOME = "transformers.masking_utils."
 _FUNCTION = '''
 def _with_embeds(builder, embeds, **kwargs):
-    """Call a mask builder of transformers, which renamed its argument input_embeds to inputs_embeds."""
-    name = next(name for name in inspect.signature(builder).parameters if name in ("input_embeds", "inputs_embeds"))
-    return builder(**{name: embeds}, **kwargs)
+    """Call a mask builder of transformers, which renamed input_embeds to inputs_embeds and lost cache_position."""
+    known = inspect.signature(builder).parameters
+    if "cache_position" not in known:
+        kwargs.pop("cache_position", None)
+    return builder(**{"inputs_embeds" if "inputs_embeds" in known else "input_embeds": embeds}, **kwargs)
 '''
 
 
@@ -42,7 +45,7 @@ def edits(sources: Sources) -> Edits:
 RULE = Rule(
     id="mask-embeds",
     releases="5.23 and later",
-    cause="create_causal_mask calls its argument inputs_embeds, no longer input_embeds.",
+    cause="create_causal_mask takes inputs_embeds, no longer input_embeds, and no cache_position.",
     before=(
         "from transformers.masking_utils import create_causal_mask\n"
         "\n"
@@ -58,6 +61,6 @@ RULE = Rule(
         "    def forward(self, x):\n"
         "        return _with_embeds(create_causal_mask, config=self.config, embeds=x)\n"
     ),
-    signs=("argument 'input_embeds'", "argument 'inputs_embeds'"),
+    signs=("argument 'input_embeds'", "create_causal_mask() got an unexpected keyword argument"),
     edits=edits,
 )
