@@ -76,7 +76,7 @@ def check(
 ) -> Report:
     """Load a folder of any causal language model twice, through its own code, and check what was loaded.
 
-    Runs on the CPU, on one thread. Weights are held once at a time.
+    Runs on the CPU, on one thread. Memory holds the weights twice at most.
 
     Args:
         model_path: a folder that `transformers` can load. A tokenizer is not needed.

@@ -182,16 +182,18 @@ def prove(src_dir: str, tf_versions: str | None, weights: bool, csv: str | None)
 
 
 @main.command("random-model", epilog="Example: opensci random-model --like model --dst_dir twin --tf_version 4.48.0")
-@click.option("--like", required=True, type=click.Path(), callback=_built_in, help="A model folder, or `miniature`.")
+@click.option("--like", required=True, help="A model folder, a Hub id, or `miniature`; weights are not needed.")
 @click.option("--dst_dir", required=True, type=click.Path(), help="The folder to make.")
 @click.option("--tf_version", required=True, help="The release under which it is made: its reference.")
 def random_model(like: str, dst_dir: str, tf_version: str) -> None:
     """Write a small twin of a decoder: its code, a configuration cut down, random weights; its code is run."""
     from opensci_lib import kernels
+    from opensci_lib.download import code
     from opensci_lib.model_folder import announce
 
-    click.echo(announce(like, f"transformers {tf_version}"), err=True)
-    sys.exit(kernels.run(tf_version, "-m", "opensci_lib.twin", like, dst_dir).returncode)
+    folder = code(like)
+    click.echo(announce(folder, f"transformers {tf_version}"), err=True)
+    sys.exit(kernels.run(tf_version, "-m", "opensci_lib.twin", folder, dst_dir).returncode)
 
 
 @main.command(epilog="Example: opensci bisect --model_path model --good 4.48.0 --bad 5.23.0")

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 MINIATURE = "miniature"
 # Weights as safetensors only: a pickle runs code when it is opened.
 _FIRST = ["config.json"]
-_PATTERNS = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.py", "*.txt", "*.model", "*.jinja"]
+_CODE = ["*.json", "*.py", "*.txt", "*.model", "*.jinja"]
+_PATTERNS = ["*.safetensors", *_CODE]
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,18 @@ def download(model: str, revision: str | None = None, local_dir: Path | str | No
     return found
 
 
+def code(model: str, revision: str | None = None) -> Path:
+    """Return a folder with a model's code, configuration and tokenizer; of one on the Hub, without its weights.
+
+    Raises:
+        OpensciError: when the model is unavailable.
+
+    """
+    if model == MINIATURE and not Path(model).exists():
+        return MODEL
+    return Path(model) if Path(model).exists() else _from_hub(model, revision, None, _CODE)[0]
+
+
 def _recorded(place: Path) -> Download | None:
     """Return what an earlier download to this folder wrote down when it was complete."""
     record = place / DOWNLOAD_RECORD
@@ -103,7 +116,9 @@ def _placed(source: Path, target: Path, put: Callable[[Path, Path], object]) -> 
     return target
 
 
-def _from_hub(model: str, revision: str | None, place: Path | None) -> tuple[Path, str]:
+def _from_hub(
+    model: str, revision: str | None, place: Path | None, patterns: list[str] = _PATTERNS
+) -> tuple[Path, str]:
     """Return (folder, commit) of a model on the Hub, and say in a sentence why it is unavailable."""
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -116,7 +131,7 @@ def _from_hub(model: str, revision: str | None, place: Path | None) -> tuple[Pat
 
     name = f"{model} at revision {revision}" if revision else model
     try:
-        return _transfer(model, revision, place)
+        return _transfer(model, revision, place, patterns)
     except GatedRepoError as error:
         raise OpensciError(f"{name} is gated: ask for access on its page and set HF_TOKEN.") from error
     except RevisionNotFoundError as error:
@@ -140,7 +155,7 @@ def _from_hub(model: str, revision: str | None, place: Path | None) -> tuple[Pat
         raise OpensciError(f"{name} did not arrive whole, download it again: {str(error).splitlines()[0]}") from error
 
 
-def _transfer(model: str, revision: str | None, place: Path | None) -> tuple[Path, str]:
+def _transfer(model: str, revision: str | None, place: Path | None, patterns: list[str]) -> tuple[Path, str]:
     """Return (folder, commit) of a model on the Hub, or of what its cache holds when there is no network."""
     from huggingface_hub import snapshot_download
 
@@ -149,11 +164,11 @@ def _transfer(model: str, revision: str | None, place: Path | None) -> tuple[Pat
     first = Path(snapshot_download(model, revision=revision, allow_patterns=_FIRST))
     commit, listed = first.name, _listed(model, first.name)
     if listed is None:  # the cache alone, since what lies at `place` may be of another commit
-        folder = Path(snapshot_download(model, revision=commit, allow_patterns=_PATTERNS, local_files_only=True))
+        folder = Path(snapshot_download(model, revision=commit, allow_patterns=patterns, local_files_only=True))
         return (_placed(folder, place, link) if place else folder), commit
     _check_transfer(first, listed, _FIRST)
-    folder = Path(snapshot_download(model, revision=commit, allow_patterns=_PATTERNS, local_dir=place))
-    _check_transfer(folder, listed, _PATTERNS)
+    folder = Path(snapshot_download(model, revision=commit, allow_patterns=patterns, local_dir=place))
+    _check_transfer(folder, listed, patterns)
     return folder, commit
 
 

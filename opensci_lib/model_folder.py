@@ -69,7 +69,11 @@ def read_config(folder: Path) -> dict[str, Any]:
 def announce(path: Path | str, where: str) -> str:
     """Say in a line which of a folder's Python files are about to be run, and where."""
     folder = Path(path)
-    names = [file.name for file in code_files(folder, read_config(folder))]
+    config = read_config(folder)
+    names = [file.name for file in code_files(folder, config)]
+    # "owner/name--module.Class" is code of another repository on the Hub
+    references = [value for entry in config.get("auto_map", {}).values() for value in _listed(entry)]
+    names += sorted({value for value in references if "--" in value})
     return f"Running {', '.join(names)} of {folder} in {where}." if names else f"{folder} has no code of its own."
 
 
@@ -80,9 +84,9 @@ def code_files(folder: Path, config: dict[str, Any]) -> list[Path]:
     """
     names: dict[str, None] = {}
     for value in config.get("auto_map", {}).values():
-        for reference in value if isinstance(value, list) else [value]:
+        for reference in _listed(value):
             # "owner/name--module.Class" points to another repository's code
-            if reference and "--" not in reference:
+            if "--" not in reference:
                 names[reference.rpartition(".")[0] + ".py"] = None
     waiting = list(names)
     while waiting:
@@ -92,6 +96,11 @@ def code_files(folder: Path, config: dict[str, Any]) -> list[Path]:
         waiting += [name for name in dict.fromkeys(found) if name not in names]
         names |= dict.fromkeys(found)
     return [folder / name for name in names]
+
+
+def _listed(entry: Any) -> list[str]:
+    """Return the references in an entry of `auto_map`: one, or several of which some may be missing."""
+    return [value for value in (entry if isinstance(entry, list) else [entry]) if value]
 
 
 def code_digest(folder: Path) -> str:

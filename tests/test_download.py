@@ -12,7 +12,7 @@ import pytest
 from huggingface_hub import constants
 from safetensors.numpy import save_file
 
-from opensci_lib.download import Download, download
+from opensci_lib.download import Download, code, download
 from opensci_lib.errors import OpensciError
 from opensci_lib.miniature import MODEL
 from opensci_lib.model_folder import files
@@ -442,3 +442,15 @@ def test_hashes_are_those_of_git_and_sha256(tmp_path):
     weights.write_bytes(b"abc")  # the example of FIPS 180
     assert hub.listed(weights)["lfs"]["sha256"] == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert hashlib.sha256(b"abc").hexdigest() == hub.listed(weights)["lfs"]["sha256"]
+
+
+def test_code_comes_without_weights(hub):
+    found = code("org/name")
+    assert {file.name for file in found.iterdir()} == DOWNLOADED - {WEIGHTS}
+    with pytest.raises(OpensciError, match="no model 'org/other'"):
+        code("org/other")
+
+
+def test_the_code_of_a_local_folder_is_where_it_is(folder, tmp_path):
+    assert code(str(folder)) == folder
+    assert code("miniature") == MODEL

@@ -12,7 +12,17 @@ from pathlib import Path
 import pytest
 
 from opensci_lib.errors import OpensciError
-from opensci_lib.model_folder import appearing, check_model_folder, code_files, files, link, read_config, write_json
+from opensci_lib.model_folder import (
+    announce,
+    appearing,
+    check_model_folder,
+    code_files,
+    files,
+    link,
+    read_config,
+    write_json,
+)
+from tests.hotfix.folder import make_folder
 
 ONE, TWO = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -484,3 +494,15 @@ def test_json_that_a_crash_cut_off_is_no_json(tmp_path):
     assert in_a_child(write) == 7
     assert path.read_text() == "old"
     assert contents(tmp_path) == {"a.json": "old", "a.json.partial": '{\n  "a": 1\n}\n'}
+
+
+def test_code_about_to_run_is_announced(tmp_path):
+    folder = make_folder(tmp_path / "tiny")
+    (folder / "modeling_tiny.py").write_text("from .rotary import Rotary\n")
+    (folder / "rotary.py").write_text("from .rotary import again\n")
+    said = announce(folder, "transformers 5.0.0")
+    assert said == f"Running configuration_tiny.py, modeling_tiny.py, rotary.py of {folder} in transformers 5.0.0."
+    (folder / "config.json").write_text('{"auto_map": {"AutoModelForCausalLM": "some/where--modeling.Model"}}')
+    assert announce(folder, "X") == f"Running some/where--modeling.Model of {folder} in X."
+    (folder / "config.json").write_text("{}")
+    assert announce(folder, "X") == f"{folder} has no code of its own."
