@@ -88,6 +88,7 @@ def hotfix(
 ) -> None:
     """Write a copy of a model folder that loads and computes right on every transformers release."""
     from opensci_lib.hotfix import all_rules, hotfix
+    from opensci_lib.hotfix.proofs import proof_of
     from opensci_lib.model_folder import read_config, tied_twice
 
     if list_rules:
@@ -132,6 +133,10 @@ def hotfix(
         f'AutoModelForCausalLM.from_pretrained("{outcome.dst_dir}", trust_remote_code=True, dtype=torch.{dtype})'
         "  # torch_dtype= before 4.56"
     )
+    if proof := proof_of(Path(outcome.dst_dir)):
+        click.echo(f"proven on {len(proof['releases'])} releases from {proof['reference']} on ({proof['date']})")
+    else:
+        click.echo(f"not proven: run `opensci prove --src_dir {src_dir}`")
 
 
 @main.command(epilog="Example: opensci check --model_path model_fixed --tf_version 5.23.0")
@@ -220,6 +225,52 @@ def publish(
     for folder, words, _ in outcomes:
         click.echo(f"{folder:{width}}  {words}")
     sys.exit(not all(well for _, _, well in outcomes))
+
+
+@main.command(epilog="Example: opensci prove --src_dir model --tf_versions 4.48.0,5.0.0,5.23.0")
+@click.option(
+    "--src_dir", required=True, type=click.Path(), callback=_built_in, help="A model folder, or `miniature`."
+)
+@click.option("--tf_versions", help="The releases, with commas; default: all that have a lock file.")
+@click.option("--weights", is_flag=True, help="Prove it with its own weights, not as a small twin with random ones.")
+@click.option("--csv", type=click.Path(), help="Also write the table to a file.")
+def prove(src_dir: str, tf_versions: str | None, weights: bool, csv: str | None) -> None:
+    """Hotfix a decoder and compare it on every release with the unmodified one on its reference; its code is run.
+
+    The reference is the oldest release on which the unmodified folder loads and repeats itself. Exits with 1 where a
+    release from there on is not equal.
+    """
+    from opensci_lib.hotfix.proofs import keep_proof
+    from opensci_lib.model_folder import announce
+    from opensci_lib.prove import prove
+
+    click.echo(announce(src_dir, "the kernel environments of these releases"), err=True)
+    releases = [word.strip() for word in tf_versions.split(",")] if tf_versions else None
+    proof = prove(src_dir, releases, weights, report=lambda line: click.echo(line, err=True))
+    click.echo(proof.table().to_string(index=False))
+    click.echo(f"Reference {proof.reference}; equal on {len(proof.releases)} of {len(proof.outcomes)} releases.")
+    if csv:
+        proof.table().to_csv(csv, index=False)
+    command = f"opensci prove --src_dir {src_dir}" + (f" --tf_versions {tf_versions}" if tf_versions else "")
+    for folder in (Path(src_dir), Path(src_dir).absolute().with_name(f"{Path(src_dir).name}_fixed")):
+        if keep_proof(folder, proof.record(command)):
+            click.echo(f"Recorded in {folder}/hotfix.json.")
+    sys.exit(not proof.is_proven)
+
+
+@main.command("random-model", epilog="Example: opensci random-model --like model --dst_dir twin --tf_version 4.48.0")
+@click.option("--like", required=True, help="A model folder, a Hub id, or `miniature`; weights are not needed.")
+@click.option("--dst_dir", required=True, type=click.Path(), help="The folder to make.")
+@click.option("--tf_version", required=True, help="The release under which it is made: its reference.")
+def random_model(like: str, dst_dir: str, tf_version: str) -> None:
+    """Write a small twin of a decoder: its code, a configuration cut down, random weights; its code is run."""
+    from opensci_lib import kernels
+    from opensci_lib.download import code
+    from opensci_lib.model_folder import announce
+
+    folder, _ = code(like)
+    click.echo(announce(folder, f"transformers {tf_version}"), err=True)
+    sys.exit(kernels.run(tf_version, "-m", "opensci_lib.twin", folder, dst_dir).returncode)
 
 
 @main.command(epilog="Example: opensci bisect --model_path model --good 4.48.0 --bad 5.23.0")

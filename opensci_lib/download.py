@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 MINIATURE = "miniature"
 # Weights as safetensors only: a pickle runs code when it is opened.
 _FIRST = ["config.json"]
-_PATTERNS = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.py", "*.txt", "*.model", "*.jinja"]
+_CODE = ["*.json", "*.py", "*.txt", "*.model", "*.jinja"]
+_PATTERNS = ["*.safetensors", *_CODE]
 
 
 @dataclass(frozen=True)
@@ -101,16 +102,16 @@ def download(model: str, revision: str | None = None, local_dir: Path | str | No
     return found
 
 
-def code(name: str) -> tuple[Path, str | None]:
-    """Return (folder, commit) of the Python files in a local folder, the miniature, or a repository on the Hub.
+def code(model: str, revision: str | None = None) -> tuple[Path, str | None]:
+    """Return (folder, commit) of a model's code, configuration and tokenizer; from the Hub without its weights.
 
     Raises:
-        OpensciError: when they are unavailable.
+        OpensciError: when the model is unavailable.
 
     """
-    if name == MINIATURE or Path(name).is_dir():
-        return (MODEL if name == MINIATURE else Path(name)), None
-    return _from_hub(name, None, None, ["*.py"])
+    if model == MINIATURE and not Path(model).exists():
+        return MODEL, None
+    return (Path(model), None) if Path(model).exists() else _from_hub(model, revision, None, _CODE)
 
 
 def _bring_code(place: Path) -> dict[str, str | None]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import glob
+import hashlib
 import json
 import os
 import re
@@ -34,6 +35,8 @@ _LEFT_OUT = {".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf"
 _OLD = ".old"
 _FICLONE = 0x40049409  # of linux/fs.h
 _RELATIVE_IMPORT = re.compile(r"^\s*from\s+\.(\w+)\s+import", re.MULTILINE)
+#: What `hotfix` writes above code that it changed, with the version of this package, and the source's hash.
+_NOTICE = re.compile(rb"(?:#\r?\n)?# Changed by opensci hotfix [^\n]*\n")
 _WEIGHTS = "model.safetensors"
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 #: The most bytes of a text that are read; transformers' own longest modelling file has a third of a million.
@@ -79,7 +82,11 @@ def read_config(folder: Path) -> dict[str, Any]:
 def announce(path: Path | str, where: str) -> str:
     """Say in a line which of a folder's Python files are about to be run, and where."""
     folder = Path(path)
-    names = [file.name for file in code_files(folder, read_config(folder))]
+    config = read_config(folder)
+    names = [file.name for file in code_files(folder, config)]
+    # "owner/name--module.Class" is code of another repository on the Hub
+    references = [value for entry in config.get("auto_map", {}).values() for value in _listed(entry)]
+    names += sorted({value for value in references if "--" in value})
     return f"Running {', '.join(names)} of {folder} in {where}." if names else f"{folder} has no code of its own."
 
 
@@ -97,6 +104,20 @@ def code_files(folder: Path, config: dict[str, Any]) -> list[Path]:
         waiting += [name for name in dict.fromkeys(found) if name not in names]
         names |= dict.fromkeys(found)
     return [folder / name for name in names]
+
+
+def _listed(entry: Any) -> list[str]:
+    """Return the references in an entry of `auto_map`: one, or several of which some may be missing."""
+    return [value for value in (entry if isinstance(entry, list) else [entry]) if value]
+
+
+def code_digest(folder: Path) -> str:
+    """Return a SHA-256 of a folder's own code: names and texts, without the notice that a hotfix leaves in them."""
+    digest = hashlib.sha256()
+    for file in sorted(code_files(folder, read_config(folder))):
+        text = _NOTICE.sub(b"", file.read_bytes())
+        digest.update(f"{file.name} {hashlib.sha256(text).hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
 def classes(folder: Path, config: dict[str, Any]) -> dict[Path, list[str]]:

@@ -12,7 +12,7 @@ import pytest
 from huggingface_hub import constants
 from safetensors.numpy import save_file
 
-from opensci_lib.download import Download, download
+from opensci_lib.download import Download, code, download
 from opensci_lib.errors import OpensciError
 from opensci_lib.miniature import MODEL
 from opensci_lib.model_folder import files
@@ -469,3 +469,16 @@ def test_code_that_is_unavailable_is_named(hub, foreign, tmp_path):
         f"{there} takes its code from org/base, which is unavailable here: put modeling_opensci.py of that "
         "repository into the folder."
     )
+
+
+def test_code_comes_without_weights(hub):
+    found, commit = code("org/name")
+    assert commit == MAIN
+    assert {file.name for file in found.iterdir()} == DOWNLOADED - {WEIGHTS}
+    with pytest.raises(OpensciError, match="no model 'org/other'"):
+        code("org/other")
+
+
+def test_the_code_of_a_local_folder_is_where_it_is(folder, tmp_path):
+    assert code(str(folder)) == (folder, None)
+    assert code("miniature") == (MODEL, None)

@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 
 from opensci_lib.errors import OpensciError
 from opensci_lib.model_folder import (
+    announce,
     appearing,
     check_model_folder,
     code_files,
@@ -25,6 +26,7 @@ from opensci_lib.model_folder import (
     tied_twice,
     write_json,
 )
+from tests.hotfix.folder import make_folder
 
 ONE, TWO = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -535,3 +537,15 @@ def test_a_second_head_is_told(folder):
         f"{folder} stores another lm_head.weight than model.embed_tokens.weight, to which config"
     )
     assert "Set tie_word_embeddings to false for the head" in different
+
+
+def test_code_about_to_run_is_announced(tmp_path):
+    folder = make_folder(tmp_path / "tiny")
+    (folder / "modeling_tiny.py").write_text("from .rotary import Rotary\n")
+    (folder / "rotary.py").write_text("from .rotary import again\n")
+    said = announce(folder, "transformers 5.0.0")
+    assert said == f"Running configuration_tiny.py, modeling_tiny.py, rotary.py of {folder} in transformers 5.0.0."
+    (folder / "config.json").write_text('{"auto_map": {"AutoModelForCausalLM": "some/where--modeling.Model"}}')
+    assert announce(folder, "X") == f"Running some/where--modeling.Model of {folder} in X."
+    (folder / "config.json").write_text("{}")
+    assert announce(folder, "X") == f"{folder} has no code of its own."

@@ -200,6 +200,7 @@ def _is_up_to_date(target: Path, record: dict[str, Any]) -> bool:
         raise OpensciError(
             f"{target} holds {', '.join(strange)}, which this tool did not write: move the folder, or set --dst_dir."
         )
+    found.pop("proven", None)  # that was written later, by `prove`
     present = {file.name for file in files(target)} - {RECORD}
     return present == found["sources"].keys() | found["changed"] and found | {"tool": record["tool"]} == record
 

@@ -472,11 +472,13 @@ def test_a_failing_rule_leaves_nothing(source):
 
 
 def test_the_line_is_the_sources_even_after_other_rules(source):
-    """`rope-buffer` follows rules that lengthen the file."""
-    code = MODELING.replace('"inv_freq", inv_freq', '"inv_freq", inv_freq.float()')
+    """`lost-buffers` follows rules that lengthen the file."""
+    code = MODELING.replace('"inv_freq", inv_freq', '"inv_freq", inv_freq.float()').replace(
+        '        self.rope_type = "default"\n', '        self.rope_type = "default"\n        device = None\n'
+    )
     (source / "modeling_tiny.py").write_text(code)
-    line = next(i for i, text in enumerate(code.splitlines(), 1) if "register_buffer" in text)
-    check_refused(source, "rope-buffer", f"line {line}:")
+    line = next(i for i, text in enumerate(code.splitlines(), 1) if "device = None" in text and "def" not in text)
+    check_refused(source, "lost-buffers", f"line {line}:")
 
 
 def test_a_full_disk_leaves_nothing(source, monkeypatch):
