@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from bs4 import BeautifulSoup
 
+from opensci_lib.errors import OpensciError
 from opensci_lib.reports.compare import find_runs, parity
 from opensci_lib.runs.failure import record_failure
 from tests.hand_made import make_run, tensors
@@ -96,3 +97,11 @@ def test_the_index(results):
     parity(runs[0], runs)[0].to_csv(results / "parity.csv", index=False)
     call("opensci", "index", "--output_dir", results)
     check_page(results / "index.html")
+
+
+def test_homes_are_written_as_shells_do(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert OpensciError("/home/somebody/models/a has no b.").message == "~/models/a has no b."
+    assert OpensciError("/home/somebody2 is no folder.").message == "/home/somebody2 is no folder."
+    monkeypatch.setenv("HOME", "/")
+    assert OpensciError("/a has no b.").message == "/a has no b."
