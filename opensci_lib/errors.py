@@ -1,6 +1,7 @@
 """The one error of this package."""
 
 import errno
+from pathlib import Path
 from typing import Any
 
 import click
@@ -16,6 +17,12 @@ _CURES = {
 }
 
 
+def without_home(text: str) -> str:
+    """Return a text with the user's home written as "~", as shells do: what is shown may be passed on."""
+    home = str(Path.home())
+    return text.replace(f"{home}/", "~/") if len(home) > 1 else text
+
+
 class OpensciError(click.ClickException):
     """Something the user can put right, said in one sentence.
 
@@ -25,7 +32,9 @@ class OpensciError(click.ClickException):
 
     def __init__(self, message: str):
         # What came from a file's name or content may hold line ends, or what a terminal obeys.
-        shown = (char if char.isprintable() else char.encode("unicode_escape").decode() for char in message)
+        shown = (
+            char if char.isprintable() else char.encode("unicode_escape").decode() for char in without_home(message)
+        )
         super().__init__("".join(shown))
 
     def __str__(self) -> str:

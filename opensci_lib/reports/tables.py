@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from html import escape
 from typing import Any
 
@@ -106,8 +106,13 @@ def table(frame: pd.DataFrame, note: str = "", bars: tuple[str, str] | None = No
             styler.bar(subset=(rows.index, column), align=0, vmin=-limit, vmax=limit, color=_BAR)
     styler.set_table_styles({name: [{"selector": "", "props": props}] for name, props in styles.items()})
     if note:
-        styler.set_caption(note)
+        styler.set_caption(escape(note))
     return styler
+
+
+def quotation(sentences: Iterable[str]) -> Markdown:
+    """Return sentences as a report's findings: their Markdown holds, and what would be HTML is text."""
+    return Markdown("\n>\n".join(f"> {escape(sentence, quote=False)}" for sentence in sentences))
 
 
 def unequal(frame: pd.DataFrame, equal: pd.Series) -> Styler | Markdown:
