@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from opensci_lib.download import git_hash, is_listed, lost_connection, refusals
 from opensci_lib.errors import OpensciError
 from opensci_lib.hotfix import RECORD, all_rules, foreign
+from opensci_lib.hotfix.proofs import proof_of
 from opensci_lib.hotfix.rewriting import unified
-from opensci_lib.model_folder import check_model_folder, files, read_json
+from opensci_lib.model_folder import check_model_folder, code_digest, files, read_json
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo, RepoSibling
@@ -85,7 +86,9 @@ def prepare(
     gone = [name for name in record["sources"] if not (folder / name).exists()]
     if other := [*foreign(folder, record), *gone]:
         raise OpensciError(f"{folder} is not as the hotfix left it ({', '.join(other)}): make it again.")
-    if not record.get("proven") and not unproven:
+    proof, digest = proof_of(folder), code_digest(folder)
+    record["proven"] = proof and {**proof, "digest": digest}
+    if not proof and not unproven:
         raise OpensciError(f"{folder} is not proven: run `opensci prove` on it, or say --unproven.")
     origin = record.get("origin", {})
     if mirror:
@@ -290,7 +293,7 @@ vocabulary stay as they are, and nothing is patched at run time.
 ```
 {download}--local_dir model
 opensci hotfix --src_dir model
-opensci prove --src_dir model_fixed
+opensci prove --src_dir model
 ```
 
 ## How to try it

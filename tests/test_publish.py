@@ -14,6 +14,7 @@ from opensci_lib.cli import main
 from opensci_lib.download import download
 from opensci_lib.errors import OpensciError
 from opensci_lib.hotfix import hotfix
+from opensci_lib.model_folder import code_digest
 from opensci_lib.publish import prepare, send
 from tests.hotfix.folder import make_folder
 from tests.hub import READER, WRITER, Hub, serve, taken_for_the_real_one
@@ -30,7 +31,7 @@ language: en
 A model of eight bytes.
 """
 CHANGED = {"config.json", "modeling_tiny.py"}
-PROVEN = {"releases": ["4.48.0", "4.57.6", "5.23.0"], "digest": "c0ffee"}
+PROVEN = {"releases": ["4.48.0", "4.57.6", "5.23.0"]}
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def fixed_folder(tmp_path: Path, revision: str | None = None, proven: bool = Tru
     fixed = Path(hotfix(model).dst_dir)
     if proven:
         record = json.loads((fixed / "hotfix.json").read_text())
-        (fixed / "hotfix.json").write_text(json.dumps(record | {"proven": PROVEN}))
+        (fixed / "hotfix.json").write_text(json.dumps(record | {"proven": PROVEN | {"digest": code_digest(fixed)}}))
     return fixed
 
 
@@ -125,7 +126,7 @@ def test_the_description_says_what_breaks_what_was_proven_and_how_to_try_it(hub,
     assert "(`tied-keys`)" in text
     assert "(`return-dict`)" not in text  # nothing of it in this file
     assert "| 4.48.0, 4.57.6 | equal, bit for bit |\n| 5.23.0 | equal, bit for bit |\n" in text
-    assert "`c0ffee`" in text
+    assert f"`{code_digest(fixed)}`" in text
     assert "opensci download org/name --local_dir model\n" in text
     assert 'from_pretrained("org/name", revision="refs/pr/N", trust_remote_code=True)' in text
     assert "section 4(b) of the Apache License 2.0" in text
@@ -320,10 +321,11 @@ def test_weights_that_are_cut_off_are_sent_again(hub, fixed, monkeypatch):
 def test_a_mirror_is_brought_up_to_date(hub, fixed):
     send(prepare(fixed, "me/copy", mirror=True))
     record = json.loads((fixed / "hotfix.json").read_text())
-    (fixed / "hotfix.json").write_text(json.dumps(record | {"proven": PROVEN | {"digest": "decaf"}}))
+    record["proven"]["releases"].append("5.24.0")
+    (fixed / "hotfix.json").write_text(json.dumps(record))
     assert send(prepare(fixed, "me/copy", mirror=True)).outcome.startswith("sent: ")
     made = hub.created["me/copy"]
-    assert b"`decaf`" in held(made, "main")["README.md"]
+    assert b"| 5.23.0, 5.24.0 |" in held(made, "main")["README.md"]
     assert set(made.messages[made.commits["main"]]["files"]) == {"README.md", "hotfix.json"}
 
 
@@ -347,6 +349,13 @@ def test_a_folder_that_is_not_proven_is_refused_or_says_so(hub, tmp_path):
     text = prepare(fixed, unproven=True).description
     assert "It is **not proven**: nobody has compared" in text
     assert "bit for bit" not in text
+
+
+def test_the_proof_of_other_code_is_none(hub, fixed):
+    record = json.loads((fixed / "hotfix.json").read_text())
+    record["proven"]["digest"] = "0" * 64
+    (fixed / "hotfix.json").write_text(json.dumps(record))
+    assert "is not proven" in refused(prepare, fixed)
 
 
 def test_a_folder_that_was_edited_is_refused(hub, fixed):
