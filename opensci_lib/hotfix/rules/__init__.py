@@ -14,6 +14,7 @@ from opensci_lib.hotfix.rules import (
     capability_flags,
     causal_mask,
     checkpoint_layers,
+    expert_names,
     init_weights,
     legacy_cache,
     loss_kwargs,
@@ -46,6 +47,7 @@ RULES: tuple[Rule, ...] = (
     capability_flags.RULE,
     causal_mask.RULE,  # imports below the others, as checkpoint-layers and loss-kwargs do
     checkpoint_layers.RULE,
+    expert_names.RULE,
     init_weights.RULE,  # the library's `_init_weights` runs before the reset of rope-buffer
     legacy_cache.RULE,
     loss_kwargs.RULE,
