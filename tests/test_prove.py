@@ -60,6 +60,12 @@ def test_a_fault_that_the_reference_has_too_is_none_of_the_fix():
     assert found.table()["saving"].tolist() == ["as reference"]
 
 
+def test_a_loud_fault_that_became_a_quiet_one_counts():
+    found = proof(outcome("5.0.0", cache="greedy decoding parts"), cache="AttributeError: get_max_length")
+    assert not found.is_proven
+    assert found.table()["cache"].tolist() == ["fault"]
+
+
 def test_the_table_says_each_release_in_words():
     off = outcome("5.0.0", LOGITS + np.float32(0.5), buffers="inv_freq holds")
     table = proof(outcome("4.48.0"), off, Outcome("5.2.0", {"loads": "gone"})).table()
