@@ -86,7 +86,9 @@ class TransformersEngine(NBClientEngine):
                 return super().execute_managed_notebook(
                     nb_man, kernel_name, *args, config=Config({"KernelManager": manager}), **kwargs
                 )
-            except DeadKernelError as error:
+            except (DeadKernelError, RuntimeError) as error:
+                if not isinstance(error, DeadKernelError) and "Kernel died" not in str(error):  # while it started
+                    raise
                 sentence = (
                     f"The kernel {kernel_name} died while it ran the notebook, most often because memory ran out:"
                     " take a smaller model or batch, or a machine with more memory."

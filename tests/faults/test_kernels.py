@@ -59,6 +59,17 @@ def test_a_kernel_that_is_killed_for_memory_is_an_outcome(notebook, tmp_path):
         assert (tmp_path / "5.9.0" / "run.json.failed").read_text() == f"{said}\n"
 
 
+def test_a_kernel_that_dies_while_it_starts_is_an_outcome(notebook, tmp_path):
+    kernel = tmp_path / "kernels" / "dies"
+    kernel.mkdir(parents=True)
+    (kernel / "kernel.json").write_text(json.dumps({"argv": ["false"], "display_name": "dies", "language": "python"}))
+    words = papermill(notebook("pass"), "-k", "dies", *results(tmp_path))
+    with tally.case("a kernel killed while it starts"):
+        said = sentence(words, env={**os.environ, "JUPYTER_PATH": str(tmp_path)})
+        assert DIED in said
+        assert json.loads((tmp_path / "5.9.0" / "fixed" / "run.json").read_text())["error"] == said
+
+
 def test_variants_that_were_finished_before_keep_their_numbers(tmp_path):
     folder = tmp_path / "5.9.0"
     (folder / "minimal").mkdir(parents=True)
