@@ -32,7 +32,7 @@ def edits(sources: Sources) -> Edits:
 
 RULE = Rule(
     id="expert-names",
-    releases="5.0 and some later ones",
+    releases="5.0 and later",
     cause=(
         "The checkpoint's experts are merged, as the library's own model of that type wants them, and those of the "
         "file keep random numbers. It is refused."
