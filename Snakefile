@@ -8,9 +8,11 @@
 import json
 import re
 from glob import glob
+from pathlib import Path
 from shlex import quote
 
 import psutil
+from snakemake.exceptions import WorkflowError
 
 from opensci_lib import runs
 from opensci_lib.kernels import available, marker
@@ -125,7 +127,28 @@ THIS_MODEL = {
 }
 THIS_REPORT = {"output_dir": lambda wildcards: f"outputs/{wildcards.model}"}
 # A notebook as a job. It finds everything prepared, and a cluster's nodes have no network.
-RUN = "HF_HUB_OFFLINE=1 papermill {input.notebook} {output.notebook} -y {params}"
+RUN = (
+    f"HF_HUB_OFFLINE=1 papermill --execution-timeout {config['cell_timeout']}"
+    " {input.notebook} {output.notebook} -y {params}"
+)
+
+
+def run_or_say(record):
+    """A run, which in its last try may come to no end: the engine then wrote down why, and reports show it."""
+    failed = f"outputs/{{wildcards.model}}/{{wildcards.tf_version}}/{record}.failed"
+    return f"rm -f {failed}; {RUN} || test {{resources.attempt}} -ge {{resources.tries}} -a -e {failed}"
+
+
+def give_up(kinds):
+    """Say which runs came to no end, and let the next call repeat them."""
+    failed = [Path(file) for model in MODELS for kind in kinds for file in glob(f"outputs/{model}/*/{kind}.json.failed")]
+    for file in failed:
+        notebook = {"run.json.failed": "infer.ipynb", "eval.json.failed": "evaluate.ipynb"}[file.name]
+        file.with_name(notebook).unlink(missing_ok=True)
+    if failed:
+        raise WorkflowError("\n".join(f"{file.parent} is missing: {file.read_text().strip()}" for file in failed))
+
+
 HTML = (
     "jupyter nbconvert --to html --embed-images --CoalesceStreamsPreprocessor.enabled=True --log-level WARN"
     " --TemplateExporter.extra_template_basedirs=opensci_lib/reports --template pages"
@@ -149,11 +172,15 @@ rule all:
     input:
         expand(f"{OUT}/index.html", model=MODELS),
         "outputs/family.html" if len(MODELS) > 1 else [],
+    run:
+        give_up(["run", "eval"])
 
 
 rule evaluation:
     input:
         expand(f"{OUT}/evaluation.html", model=MODELS),
+    run:
+        give_up(["eval"])
 
 
 rule compat:
@@ -254,8 +281,10 @@ rule infer:
         ),
     resources:
         mem_mb=memory(2000, 1.6),
+        attempt=lambda wildcards, attempt: attempt,
+        tries=1,
     shell:
-        RUN
+        run_or_say("run.json")
 
 
 rule datasets:
@@ -284,8 +313,10 @@ rule evaluate:
         ),
     resources:
         mem_mb=memory(3000, 1.6),
+        attempt=lambda wildcards, attempt: attempt,
+        tries=1,
     shell:
-        RUN
+        run_or_say("eval.json")
 
 
 rule compat_reference:
@@ -392,5 +423,6 @@ rule index:
         f"{OUT}/compatibility.html" if switched_on("compat") else [],
     output:
         f"{OUT}/index.html",
+        f"{OUT}/manifest.json",
     shell:
-        "opensci index --output_dir outputs/{wildcards.model}"
+        "opensci index --output_dir outputs/{wildcards.model} && opensci verify outputs/{wildcards.model} --write"

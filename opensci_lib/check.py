@@ -48,6 +48,8 @@ class Report:
 
     tf_version: str
     findings: list[Finding]
+    #: What attention was computed by, or None where nothing was.
+    attn_implementation: str | None = None
     #: Of a plain forward pass over the longer row, (positions, vocabulary), as computed; None where there was none.
     logits: np.ndarray | None = field(default=None, repr=False, compare=False)
 
@@ -58,8 +60,12 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         """Return all but the logits, as JSON holds it."""
-        findings = [asdict(finding) for finding in self.findings]
-        return {"tf_version": self.tf_version, "is_right": self.is_right, "findings": findings}
+        return {
+            "tf_version": self.tf_version,
+            "is_right": self.is_right,
+            "attn_implementation": self.attn_implementation,
+            "findings": [asdict(finding) for finding in self.findings],
+        }
 
 
 def check(
@@ -70,7 +76,7 @@ def check(
 ) -> Report:
     """Load a folder of any causal language model twice, through its own code, and check what was loaded.
 
-    Runs on the CPU, on one thread. Weights are held once at a time.
+    Runs on the CPU, on one thread. Memory holds the weights twice at most.
 
     Args:
         model_path: a folder that `transformers` can load. A tokenizer is not needed.
@@ -107,7 +113,7 @@ def check(
         if examined.logits is not None:
             logits = as_numpy(examined.logits[0])
         torch.set_default_dtype(torch.float32)  # a load that fails midway leaves its own
-    return Report(transformers.__version__, findings, logits)
+    return Report(transformers.__version__, findings, examined.attention, logits)
 
 
 def _check_causal(folder: Path) -> None:
@@ -138,11 +144,13 @@ class _Examined:
         self._folder, self._options, self._work = folder, options, work
         self._remote = {"trust_remote_code": True} if read_config(folder).get("auto_map") else {}
         self._buffer_sizes: list[int] = []
+        self.attention: str | None = None
         self.logits: torch.Tensor | None = None
 
     def loads(self) -> None:
         self._model, self._keys = self._load(self._folder)
         self._names = {name: shard for shard in _shards(self._folder) for name in _held(shard)}
+        self.attention = self._model.config._attn_implementation
         vocabulary = self._model.get_input_embeddings().weight.shape[0]
         self._rows = [_row(length, vocabulary) for length in _LENGTHS]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from opensci_lib.errors import OpensciError
+from opensci_lib.errors import Commands, OpensciError
 from opensci_lib.miniature import MODEL
 
 
@@ -27,7 +27,7 @@ _model_path = click.option(
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="opensci-lib")
 def main() -> None:
     """Run the open-sci-ref language models, bit for bit the same, on every transformers release."""
@@ -67,22 +67,29 @@ def download(model: str | None, revision: str | None, local_dir: str | None, tas
 )
 @click.option("--dst_dir", type=click.Path(), help="Where to write it; default: SRC_DIR_fixed, without dots.")
 @click.option("--rules", help="Ids of the rules to apply, with commas; default: all.")
+@click.option("--since", help="Apply only the rules that this release or a later one needs.")
+@click.option("--only", help="Apply only the rules that these releases need, with commas: 5.2,5.23.")
 @click.option("--diff", is_flag=True, help="Print what would change and write nothing.")
 @click.option("--check", is_flag=True, help="Write nothing; exit with 1 if something would change.")
 @click.option("--force", is_flag=True, help="Apply the other rules where one refuses; it may be silently wrong then.")
+@click.option("--code_from", help="A folder or Hub id whose code completes a folder without, such as a merge.")
 @click.option("--list", "list_rules", is_flag=True, help="List the rules.")
 def hotfix(
     src_dir: str | None,
     dst_dir: str | None,
     rules: str | None,
+    since: str | None,
+    only: str | None,
     diff: bool,
     check: bool,
     force: bool,
+    code_from: str | None,
     list_rules: bool,
 ) -> None:
     """Write a copy of a model folder that loads and computes right on every transformers release."""
     from opensci_lib.hotfix import all_rules, hotfix
-    from opensci_lib.model_folder import read_config
+    from opensci_lib.hotfix.proofs import proof_of
+    from opensci_lib.model_folder import read_config, tied_twice
 
     if list_rules:
         for rule in all_rules():
@@ -91,10 +98,19 @@ def hotfix(
         return
     if src_dir is None:
         raise click.UsageError("Give the model folder with --src_dir, or --list for the rules.")
-    chosen = [word.strip() for word in rules.split(",")] if rules else None
+    chosen, releases = ([word.strip() for word in words.split(",")] if words else None for words in (rules, only))
     if src_dir == str(MODEL):
         dst_dir = dst_dir or "miniature_fixed"  # not in the package
-    outcome = hotfix(src_dir, dst_dir, rules=chosen, dry_run=diff or check, force=force)
+    outcome = hotfix(
+        src_dir,
+        dst_dir,
+        rules=chosen,
+        dry_run=diff or check,
+        force=force,
+        code_from=code_from,
+        since=since,
+        only=releases,
+    )
     if diff:
         click.echo(outcome.diff, nl=False)
     if check:
@@ -103,8 +119,11 @@ def hotfix(
         return
     for rule, file in outcome.applied.items():
         click.echo(f"{rule}: {file}")
-    if outcome.left_out:
-        click.echo(outcome.left_out)
+    if not outcome.applied:
+        click.echo(f"{outcome.dst_dir}: needs nothing, it was fixed before")
+        return
+    for said in filter(None, (outcome.left_out, tied_twice(Path(outcome.dst_dir)))):
+        click.echo(said)
     counts = ", ".join(f"{count} files {how}" for how, count in outcome.files.items())
     click.echo(f"{outcome.dst_dir}: " + (f"written ({counts})" if outcome.written else "up to date, nothing written"))
     config = read_config(Path(outcome.dst_dir))
@@ -114,6 +133,10 @@ def hotfix(
         f'AutoModelForCausalLM.from_pretrained("{outcome.dst_dir}", trust_remote_code=True, dtype=torch.{dtype})'
         "  # torch_dtype= before 4.56"
     )
+    if proof := proof_of(Path(outcome.dst_dir)):
+        click.echo(f"proven on {len(proof['releases'])} releases from {proof['reference']} on ({proof['date']})")
+    else:
+        click.echo(f"not proven: run `opensci prove --src_dir {src_dir}`")
 
 
 @main.command(epilog="Example: opensci check --model_path model_fixed --tf_version 5.23.0")
@@ -204,6 +227,52 @@ def publish(
     sys.exit(not all(well for _, _, well in outcomes))
 
 
+@main.command(epilog="Example: opensci prove --src_dir model --tf_versions 4.48.0,5.0.0,5.23.0")
+@click.option(
+    "--src_dir", required=True, type=click.Path(), callback=_built_in, help="A model folder, or `miniature`."
+)
+@click.option("--tf_versions", help="The releases, with commas; default: all that have a lock file.")
+@click.option("--weights", is_flag=True, help="Prove it with its own weights, not as a small twin with random ones.")
+@click.option("--csv", type=click.Path(), help="Also write the table to a file.")
+def prove(src_dir: str, tf_versions: str | None, weights: bool, csv: str | None) -> None:
+    """Hotfix a decoder and compare it on every release with the unmodified one on its reference; its code is run.
+
+    The reference is the oldest release on which the unmodified folder loads and repeats itself. Exits with 1 where a
+    release from there on is not equal.
+    """
+    from opensci_lib.hotfix.proofs import keep_proof
+    from opensci_lib.model_folder import announce
+    from opensci_lib.prove import prove
+
+    click.echo(announce(src_dir, "the kernel environments of these releases"), err=True)
+    releases = [word.strip() for word in tf_versions.split(",")] if tf_versions else None
+    proof = prove(src_dir, releases, weights, report=lambda line: click.echo(line, err=True))
+    click.echo(proof.table().to_string(index=False))
+    click.echo(f"Reference {proof.reference}; equal on {len(proof.releases)} of {len(proof.outcomes)} releases.")
+    if csv:
+        proof.table().to_csv(csv, index=False)
+    command = f"opensci prove --src_dir {src_dir}" + (f" --tf_versions {tf_versions}" if tf_versions else "")
+    for folder in (Path(src_dir), Path(src_dir).absolute().with_name(f"{Path(src_dir).name}_fixed")):
+        if keep_proof(folder, proof.record(command)):
+            click.echo(f"Recorded in {folder}/hotfix.json.")
+    sys.exit(not proof.is_proven)
+
+
+@main.command("random-model", epilog="Example: opensci random-model --like model --dst_dir twin --tf_version 4.48.0")
+@click.option("--like", required=True, help="A model folder, a Hub id, or `miniature`; weights are not needed.")
+@click.option("--dst_dir", required=True, type=click.Path(), help="The folder to make.")
+@click.option("--tf_version", required=True, help="The release under which it is made: its reference.")
+def random_model(like: str, dst_dir: str, tf_version: str) -> None:
+    """Write a small twin of a decoder: its code, a configuration cut down, random weights; its code is run."""
+    from opensci_lib import kernels
+    from opensci_lib.download import code
+    from opensci_lib.model_folder import announce
+
+    folder, _ = code(like)
+    click.echo(announce(folder, f"transformers {tf_version}"), err=True)
+    sys.exit(kernels.run(tf_version, "-m", "opensci_lib.twin", folder, dst_dir).returncode)
+
+
 @main.command(epilog="Example: opensci bisect --model_path model --good 4.48.0 --bad 5.23.0")
 @_model_path
 @click.option("--good", help="A release that is right; default: the oldest with a lock file.")
@@ -290,6 +359,25 @@ def index(output_dir: str, title: str | None) -> None:
     from opensci_lib.reports.index import index
 
     click.echo(index(output_dir, title))
+
+
+@main.command(epilog="Example: opensci verify outputs/miniature")
+@click.argument("output_dir", type=click.Path())
+@click.option("--write", is_flag=True, help="Write the manifest of what is there, as the pipeline does at its end.")
+def verify(output_dir: str, write: bool) -> None:
+    """Compare a model's results with their manifest, and every table with what its runs say."""
+    from opensci_lib.reports.verify import verify, write_manifest
+
+    if write:
+        click.echo(write_manifest(output_dir))
+        return
+    outcome = verify(output_dir)
+    for difference in outcome.differences:
+        click.echo(difference)
+    looked_at = f"{outcome.files} files and {', '.join(outcome.tables) or 'no table'}"
+    if outcome.differences:
+        raise OpensciError(f"{output_dir}: {len(outcome.differences)} differences in {looked_at}.")
+    click.echo(f"{looked_at}: all is as it was, and as the runs say.")
 
 
 @main.group()

@@ -8,7 +8,7 @@ import json
 import shutil
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +19,16 @@ from opensci_lib.errors import OpensciError
 from opensci_lib.miniature import MODEL
 from opensci_lib.model_folder import (
     DOWNLOAD_RECORD,
+    add_code,
     alone,
     appearing,
     check_model_folder,
     files,
+    foreign_code,
     left_out,
     link,
+    read_config,
+    tied_twice,
     write_json,
 )
 
@@ -34,14 +38,16 @@ if TYPE_CHECKING:
 MINIATURE = "miniature"
 # Weights as safetensors only: a pickle runs code when it is opened.
 _FIRST = ["config.json"]
-_PATTERNS = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.py", "*.txt", "*.model", "*.jinja"]
+_CODE = ["*.json", "*.py", "*.txt", "*.model", "*.jinja"]
+_PATTERNS = ["*.safetensors", *_CODE]
 
 
 @dataclass(frozen=True)
 class Download:
     """Where a model lies, and how large its weights are.
 
-    `commit` is the Hub commit, or None for what is not from the Hub.
+    `commit` is the Hub commit, or None for what is not from the Hub. `code` are the repositories that its code came
+    from where its configuration names others, with their commits.
     """
 
     model: str
@@ -49,6 +55,7 @@ class Download:
     commit: str | None
     path: str
     weights_bytes: int
+    code: dict[str, str | None] = field(default_factory=dict)
 
 
 def download(model: str, revision: str | None = None, local_dir: Path | str | None = None) -> Download:
@@ -83,13 +90,43 @@ def download(model: str, revision: str | None = None, local_dir: Path | str | No
     elif Path(model).exists():
         path = _placed(Path(model), place, link) if place else Path(model)
     else:
-        path, commit = _from_hub(model, revision, place)
+        path, commit = _from_hub(model, revision, place, _PATTERNS)
+    commits = _bring_code(place) if place else {}
     folder = check_model_folder(path)
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    found = Download(model, revision, commit, str(folder), size)
+    found = Download(model, revision, commit, str(folder), size, commits)
     if place:
         write_json(place / DOWNLOAD_RECORD, asdict(found))
+    if ambiguous := tied_twice(folder):
+        click.echo(ambiguous, err=True)
     return found
+
+
+def code(model: str, revision: str | None = None) -> tuple[Path, str | None]:
+    """Return (folder, commit) of a model's code, configuration and tokenizer; from the Hub without its weights.
+
+    Raises:
+        OpensciError: when the model is unavailable.
+
+    """
+    if model == MINIATURE and not Path(model).exists():
+        return MODEL, None
+    return (Path(model), None) if Path(model).exists() else _from_hub(model, revision, None, _CODE)
+
+
+def _bring_code(place: Path) -> dict[str, str | None]:
+    """Put the code that config.json takes from other repositories into a folder, and return their commits."""
+    commits = {}
+    for repository, names in foreign_code(place, read_config(place)).items():
+        try:
+            folder, commits[repository] = code(repository)
+        except OpensciError as error:
+            raise OpensciError(
+                f"{place} takes its code from {repository}, which is unavailable here: put {' and '.join(names)} of "
+                "that repository into the folder."
+            ) from error
+        add_code(folder, place)
+    return commits
 
 
 def _recorded(place: Path) -> Download | None:
@@ -116,14 +153,14 @@ def _placed(source: Path, target: Path, put: Callable[[Path, Path], object]) -> 
     return target
 
 
-def _from_hub(model: str, revision: str | None, place: Path | None) -> tuple[Path, str]:
-    """Return (folder, commit) of a model on the Hub, and say in a sentence why it is unavailable."""
+def _from_hub(model: str, revision: str | None, place: Path | None, patterns: list[str]) -> tuple[Path, str]:
+    """Return (folder, commit) of some files of a model on the Hub, and say in a sentence why it is unavailable."""
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     name = f"{model} at revision {revision}" if revision else model
     try:
         with refusals(model, revision):
-            return _transfer(model, revision, place)
+            return _transfer(model, revision, place, patterns)
     except LocalEntryNotFoundError as error:  # what the library makes of any failure to connect
         raise OpensciError(
             f"{name} is not in the Hub's cache on this machine and the Hub can't be reached: run "
@@ -162,7 +199,7 @@ def refusals(model: str, revision: str | None = None) -> Generator[None]:
         ) from error
 
 
-def _transfer(model: str, revision: str | None, place: Path | None) -> tuple[Path, str]:
+def _transfer(model: str, revision: str | None, place: Path | None, patterns: list[str]) -> tuple[Path, str]:
     """Return (folder, commit) of a model on the Hub, or of what its cache holds when there is no network."""
     from huggingface_hub import snapshot_download
 
@@ -171,11 +208,11 @@ def _transfer(model: str, revision: str | None, place: Path | None) -> tuple[Pat
     first = Path(snapshot_download(model, revision=revision, allow_patterns=_FIRST))
     commit, listed = first.name, _listed(model, first.name)
     if listed is None:  # the cache alone, since what lies at `place` may be of another commit
-        folder = Path(snapshot_download(model, revision=commit, allow_patterns=_PATTERNS, local_files_only=True))
+        folder = Path(snapshot_download(model, revision=commit, allow_patterns=patterns, local_files_only=True))
         return (_placed(folder, place, link) if place else folder), commit
     _check_transfer(first, listed, _FIRST)
-    folder = Path(snapshot_download(model, revision=commit, allow_patterns=_PATTERNS, local_dir=place))
-    _check_transfer(folder, listed, _PATTERNS)
+    folder = Path(snapshot_download(model, revision=commit, allow_patterns=patterns, local_dir=place))
+    _check_transfer(folder, listed, patterns)
     return folder, commit
 
 

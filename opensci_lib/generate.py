@@ -10,6 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from opensci_lib.errors import without_home
 from opensci_lib.runs.loading import compare_with_checkpoint, load
 from opensci_lib.runs.observe import observe
 from opensci_lib.runs.prompts import check_length, read_prompt
@@ -69,7 +70,7 @@ def generate(
         tokens=[[tokenizer.decode([i]) for i in ids] for ids in token_ids],
         top_tokens=likeliest,
         settings={
-            "model_path": str(model_path),
+            "model_path": without_home(str(model_path)),
             "max_new_tokens": max_new_tokens,
             "dtype": str(model.dtype).removeprefix("torch."),
             "device": str(model.device),

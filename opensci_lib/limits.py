@@ -32,16 +32,17 @@ def within_limits(work: Callable[[], Any], what: str, seconds: int = SECONDS, me
     """
     reading, writing = os.pipe()
     if (child := os.fork()) == 0:
+        os.close(reading)  # or the copy, left alone, would wait for ever for a reader of its answer
         _answer(work, writing, seconds, memory)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        try:
+    try:
+        os.close(writing)
+        with os.fdopen(reading, "rb") as pipe:
             answer = pipe.read()
-        except BaseException:
-            os.kill(child, signal.SIGKILL)
-            raise
-        finally:
-            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    except BaseException:
+        os.kill(child, signal.SIGKILL)
+        raise
+    finally:
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if status == -signal.SIGALRM:
         raise OpensciError(f"{what} takes more than {seconds} seconds to read: download the model again.")
     if status:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import glob
+import hashlib
 import json
 import os
 import re
@@ -34,12 +35,15 @@ _LEFT_OUT = {".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf"
 _OLD = ".old"
 _FICLONE = 0x40049409  # of linux/fs.h
 _RELATIVE_IMPORT = re.compile(r"^\s*from\s+\.(\w+)\s+import", re.MULTILINE)
+#: What `hotfix` writes above code that it changed, with the version of this package, and the source's hash.
+_NOTICE = re.compile(rb"(?:#\r?\n)?# Changed by opensci hotfix [^\n]*\n")
 _WEIGHTS = "model.safetensors"
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 #: The most bytes of a text that are read; transformers' own longest modelling file has a third of a million.
 _LONGEST = {".py": 2**20, ".json": 2**23}
 #: What transformers reads in `auto_map`: "modeling_opensci.OpensciModel", a file that lies in the folder itself.
 _REFERENCE = re.compile(r"(\w[\w-]*)\.(\w+)")
+_ROWS = 4096  # of a matrix that are compared at once
 _SHARD = re.compile(r"[^./\0][^/\0]*\.safetensors")
 
 
@@ -56,7 +60,10 @@ def check_model_folder(path: Path | str, tokenizer: bool = True) -> Path:
     config = read_config(folder)
     for file in code_files(folder, config):
         if not _is_there(file):
-            raise OpensciError(f"{folder} has no {file.name}, which its config.json or code names: download it.")
+            raise OpensciError(
+                f"{folder} has no {file.name}, which its config.json or code names: download it, or give a folder or "
+                "Hub id that has it to `opensci hotfix --code_from`."
+            )
     _check_weights(folder)
     if tokenizer and not any(_is_there(folder / name) for name in _TOKENIZERS):
         raise OpensciError(f"{folder} has no tokenizer ({' or '.join(_TOKENIZERS)}): download the model again.")
@@ -75,7 +82,11 @@ def read_config(folder: Path) -> dict[str, Any]:
 def announce(path: Path | str, where: str) -> str:
     """Say in a line which of a folder's Python files are about to be run, and where."""
     folder = Path(path)
-    names = [file.name for file in code_files(folder, read_config(folder))]
+    config = read_config(folder)
+    names = [file.name for file in code_files(folder, config)]
+    # "owner/name--module.Class" is code of another repository on the Hub
+    references = [value for entry in config.get("auto_map", {}).values() for value in _listed(entry)]
+    names += sorted({value for value in references if "--" in value})
     return f"Running {', '.join(names)} of {folder} in {where}." if names else f"{folder} has no code of its own."
 
 
@@ -95,6 +106,20 @@ def code_files(folder: Path, config: dict[str, Any]) -> list[Path]:
     return [folder / name for name in names]
 
 
+def _listed(entry: Any) -> list[str]:
+    """Return the references in an entry of `auto_map`: one, or several of which some may be missing."""
+    return [value for value in (entry if isinstance(entry, list) else [entry]) if value]
+
+
+def code_digest(folder: Path) -> str:
+    """Return a SHA-256 of a folder's own code: names and texts, without the notice that a hotfix leaves in them."""
+    digest = hashlib.sha256()
+    for file in sorted(code_files(folder, read_config(folder))):
+        text = _NOTICE.sub(b"", file.read_bytes())
+        digest.update(f"{file.name} {hashlib.sha256(text).hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
 def classes(folder: Path, config: dict[str, Any]) -> dict[Path, list[str]]:
     """Return the classes that `auto_map` in the folder's config.json names, by the Python file that holds them.
 
@@ -108,10 +133,13 @@ def classes(folder: Path, config: dict[str, Any]) -> dict[Path, list[str]]:
     found: dict[Path, list[str]] = {}
     for key, value in auto_map.items():
         for reference in value if isinstance(value, list) else [value]:
-            # null stands for a tokenizer that there is not, "owner/name--module.Class" for another repository's code
-            if reference is None or (isinstance(reference, str) and "--" in reference):
+            if reference is None:  # a tokenizer that there is not
                 continue
-            named = _REFERENCE.fullmatch(reference) if isinstance(reference, str) else None
+            # "owner/name--module.Class" stands for another repository's code, unless it lies here too
+            _, mark, local = reference.rpartition("--") if isinstance(reference, str) else ("", "", "")
+            named = _REFERENCE.fullmatch(local)
+            if mark and not (named and os.path.lexists(folder / f"{named[1]}.py")):
+                continue
             if named is None:
                 raise OpensciError(
                     f"{folder}/config.json: auto_map.{key} names {json.dumps(reference)[:100]}, which is no class in "
@@ -119,6 +147,59 @@ def classes(folder: Path, config: dict[str, Any]) -> dict[Path, list[str]]:
                 )
             found.setdefault(folder / f"{named[1]}.py", []).append(named[2])
     return found
+
+
+def foreign_code(folder: Path, config: dict[str, Any]) -> dict[str, list[str]]:
+    """Return the files of code that `auto_map` takes from other repositories and that are not here, by repository."""
+    found: dict[str, list[str]] = {}
+    for value in config.get("auto_map", {}).values():
+        for reference in value if isinstance(value, list) else [value]:
+            repository, mark, local = (reference or "").rpartition("--")
+            file = f"{local.partition('.')[0]}.py"
+            if mark and not (folder / file).exists() and file not in found.setdefault(repository, []):
+                found[repository].append(file)
+    return {repository: names for repository, names in found.items() if names}
+
+
+def add_code(source: Path, folder: Path) -> None:
+    """Copy the Python files of one folder to another that lacks them."""
+    for file in sorted(source.glob("*.py")):
+        if belongs(file) and not os.path.lexists(folder / file.name):
+            shutil.copyfile(file, folder / file.name)
+
+
+def tied_twice(folder: Path) -> str | None:
+    """Say in a sentence what is ambiguous where tied embeddings are stored twice; None where they are not.
+
+    The two are compared some rows at a time. Releases up to 4.57 tie them whatever the checkpoint holds; later ones
+    take a head that is stored, and 5.0 to 5.2 leave an equal one untied.
+    """
+    if not read_config(folder).get("tie_word_embeddings", True):
+        return None
+    places: dict[str, tuple[Path, str]] = {}
+    for shard in sorted(folder.glob("*.safetensors")):
+        with safe_open(shard, framework="np") as file:
+            for name in file.keys():  # noqa: SIM118  a safetensors file is no dictionary
+                places[name.removesuffix(".weight").rpartition(".")[2]] = shard, name
+    if not {"lm_head", "embed_tokens"} <= places.keys():
+        return None
+    (first, head), (second, words) = places["lm_head"], places["embed_tokens"]
+    with safe_open(first, framework="np") as one, safe_open(second, framework="np") as other:
+        ours, theirs = one.get_slice(head), other.get_slice(words)
+        count = ours.get_shape()[0]
+        pieces = [(start, min(start + _ROWS, count)) for start in range(0, count, _ROWS)]
+        equal = ours.get_shape() == theirs.get_shape() and all(
+            ours[start:stop].tobytes() == theirs[start:stop].tobytes() for start, stop in pieces
+        )
+    if equal:
+        return (
+            f"{folder} stores {head} beside {words}, to which config.json ties it. They are equal, and 5.0 to 5.2 "
+            "leave them untied: remove it from the checkpoint, or set tie_word_embeddings to false if that is meant."
+        )
+    return (
+        f"{folder} stores another {head} than {words}, to which config.json ties it: 4.x takes the embeddings, "
+        "5.x with the head. Set tie_word_embeddings to false for the head, or remove it for the embeddings."
+    )
 
 
 def belongs(file: Path) -> bool:

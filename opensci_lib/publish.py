@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from opensci_lib.download import git_hash, is_listed, lost_connection, refusals
 from opensci_lib.errors import OpensciError
 from opensci_lib.hotfix import RECORD, all_rules, foreign
+from opensci_lib.hotfix.proofs import proof_of
 from opensci_lib.hotfix.rewriting import unified
-from opensci_lib.model_folder import check_model_folder, files, read_json
+from opensci_lib.model_folder import check_model_folder, code_digest, files, read_json
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo, RepoSibling
@@ -23,6 +24,7 @@ _TITLE = "Load and compute the same on later releases of transformers"
 #: What a mirror takes over from the source's repository besides the model's own files.
 _PAPERS = ("LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", "README.md")
 _CARD = "README.md"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _HEAD = re.compile(r"\A---\n(.*?)^---\n", re.DOTALL | re.MULTILINE)
 
 
@@ -81,9 +83,12 @@ def prepare(
     if not (folder / RECORD).exists():
         raise OpensciError(f"{folder} is no folder that `opensci hotfix` made: publish the one that it writes.")
     record = read_json(folder / RECORD)
-    if strange := foreign(folder, record):
-        raise OpensciError(f"{folder} holds {', '.join(strange)}, which the hotfix did not write: make it again.")
-    if not record.get("proven") and not unproven:
+    gone = [name for name in record["sources"] if not (folder / name).exists()]
+    if other := [*foreign(folder, record), *gone]:
+        raise OpensciError(f"{folder} is not as the hotfix left it ({', '.join(other)}): make it again.")
+    proof, digest = proof_of(folder), code_digest(folder)
+    record["proven"] = proof and {**proof, "digest": digest}
+    if not proof and not unproven:
         raise OpensciError(f"{folder} is not proven: run `opensci prove` on it, or say --unproven.")
     origin = record.get("origin", {})
     if mirror:
@@ -158,6 +163,10 @@ def publish(
 
 def _change(folder: Path, record: dict[str, Any], repo_id: str, revision: str, branch: str | None) -> Parcel:
     """Return what changed against the repository, for a pull request, or for a branch if one is named."""
+    if not branch and _COMMIT.fullmatch(revision):
+        raise OpensciError(
+            f"{revision} is a commit, and a pull request is opened on a branch: give it as --revision."
+        )
     there = (_look(repo_id, branch) if branch else None) or _look(repo_id, revision)
     if there is None:
         raise OpensciError(f"{repo_id} has no revision {revision!r}: see its branches and tags.")
@@ -172,7 +181,7 @@ def _change(folder: Path, record: dict[str, Any], repo_id: str, revision: str, b
     if not branch and (earlier := _request(repo_id, title)):
         return replace(parcel, diff=diff, outcome=earlier)
     tried = branch or "refs/pr/N"
-    return replace(parcel, diff=diff, description=_description(record, repo_id, revision, tried))
+    return replace(parcel, diff=diff, description=description(record, repo_id, revision, tried))
 
 
 def _sources(folder: Path, record: dict[str, Any], repo_id: str, there: ModelInfo) -> dict[str, str]:
@@ -265,7 +274,7 @@ def _is_mirror(repo_id: str, there: ModelInfo | None, model: str) -> bool:
 # ---------------------------------------------------------------- words
 
 
-def _description(record: dict[str, Any], repo_id: str, revision: str, tried: str) -> str:
+def description(record: dict[str, Any], repo_id: str, revision: str = "main", tried: str = "refs/pr/N") -> str:
     """Return the description of a change in Markdown."""
     download = f"opensci download {repo_id} " + (f"--revision {revision} " if revision != "main" else "")
     number = "\n\nN is the number of this pull request." if tried == "refs/pr/N" else ""
@@ -284,7 +293,7 @@ vocabulary stay as they are, and nothing is patched at run time.
 ```
 {download}--local_dir model
 opensci hotfix --src_dir model
-opensci prove --src_dir model_fixed
+opensci prove --src_dir model
 ```
 
 ## How to try it
@@ -342,7 +351,8 @@ Each changed Python file says so below its licence.
 
 def _claim(record: dict[str, Any]) -> str:
     if not (proven := record.get("proven")):
-        return "This change is meant to let it load on later ones and compute what it computed."
+        releases = record.get("releases", "later ones")
+        return f"This change is meant to let it load on {releases} and compute what it computed."
     first, last = (release.rpartition(".")[0] for release in (proven["releases"][0], proven["releases"][-1]))
     return f"With this change it loads on all from {first} to {last} and gives the same logits, bit for bit."
 
@@ -420,14 +430,18 @@ def _refusals(repo_id: str, revision: str | None = None) -> Generator[None]:
         with refusals(repo_id, revision):
             yield
     except HfHubHTTPError as error:
+        words = getattr(error, "server_message", None)
+        said = f" ({words})" if words else ""
         known = {
             401: "The Hub does not know this token: run `hf auth login`, or set HF_TOKEN.",
-            403: f"This token may not write to {repo_id}: give one that may, or open a pull request.",
+            403: f"This token may not do that at {repo_id}{said}: give one that may, or ask its owners.",
             409: f"{repo_id} changed meanwhile, and nothing was sent: run the command again.",
         }
         known[412] = known[409]
         answer = f"The Hub answered for {repo_id}: {str(error).splitlines()[0]}"
         raise OpensciError(known.get(error.response.status_code, answer)) from error
+    except ValueError as error:  # the settings at the top of a card are not as they should be
+        raise OpensciError(f"The Hub does not take the {_CARD} for {repo_id}: put it right at the source.") from error
     # The library wraps what breaks an upload off in a RuntimeError.
     except (*lost_connection(), RuntimeError) as error:
         raise OpensciError(

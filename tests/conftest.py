@@ -6,13 +6,21 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from opensci_lib import kernels
 from opensci_lib.download import download
 from opensci_lib.hotfix import hotfix
 from opensci_lib.reports.compare import Run
 from opensci_lib.runs.variants import VARIANTS
+from tests import tally
 from tests.cluster import missing_programs
+
+# The same cases in every run; `--hypothesis-profile=long` tries ten times as many, others each time.
+_HYPOTHESIS = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
+settings.register_profile("same", derandomize=True, **_HYPOTHESIS)
+settings.register_profile("long", max_examples=1000, **_HYPOTHESIS)
+settings.load_profile("same")
 
 _LEFT_OUT = pytest.StashKey[list[str]]()
 
@@ -20,11 +28,14 @@ _LEFT_OUT = pytest.StashKey[list[str]]()
 def pytest_collection_modifyitems(config, items):
     """Mark tests of the miniature, which need a kernel; leave out those whose programs are not installed.
 
-    In CI nothing is left out: those tests stay, and fail.
+    In CI nothing is left out: tests whose programs are missing stay, and fail, and those that take minutes run.
     """
     for item in items:
         if "miniature" in item.fixturenames:
             item.add_marker(pytest.mark.kernel)
+    if long := [item for item in items if item.get_closest_marker("long") and not os.environ.get("CI")]:
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
     needs = {
         "slurm": ("ON A SLURM CLUSTER", missing_programs(), "slurm-wlm munge"),
         "browser": ("IN A BROWSER", [] if shutil.which("chromium") else ["chromium"], "chromium"),
@@ -42,7 +53,9 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    """Say loudly what was left out."""
+    """Say what was tried to break it, and loudly what was left out."""
+    if tally.tried:
+        terminalreporter.write_line(tally.summary())
     for sentence in config.stash.get(_LEFT_OUT, []):
         terminalreporter.write_line(sentence, red=True, bold=True)
 

@@ -59,7 +59,11 @@ def releases(tmp_path, monkeypatch, folder):
                 writer.stages = STAGES
                 for name, array in {**RIGHT, **outcome}.items():
                     writer.add(f"0.{name}", array)
-            record = {"settings": {"dtype": "float32"}, "weights": {"tensors": 9, "differing": list(differing)}}
+            record = {
+                "settings": {"dtype": "float32"},
+                "versions": {},
+                "weights": {"tensors": 9, "differing": list(differing)},
+            }
             (run / "run.json").write_text(json.dumps(record))
             stand_in.add(release, f'[ "$1 $3 $5" = "-c {folder} {PROMPT}" ] && cp {run}/* "$4"')
         return stand_in

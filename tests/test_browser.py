@@ -191,7 +191,7 @@ def test_numbers_stand_on_the_right(results, visit):
 
 
 def test_code_and_details_are_folded_until_asked_for_or_printed(results, visit):
-    page = visit(results / "summary.html")
+    page = visit(results / "summary.html", {"width": 720, "height": 1000}, color_scheme="dark")
     code, details = page.locator("details.code pre").first, page.locator("details:not(.code) table").first
     assert not code.is_visible()
     assert not details.is_visible()
@@ -203,6 +203,8 @@ def test_code_and_details_are_folded_until_asked_for_or_printed(results, visit):
     assert details.is_visible()
     assert not code.is_visible()
     assert not page.locator("tr.folded >> visible=false").count()
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
 
 
 def test_a_report_leads_back_to_the_others(results, visit):

@@ -12,7 +12,7 @@ import pytest
 from huggingface_hub import constants
 from safetensors.numpy import save_file
 
-from opensci_lib.download import Download, download
+from opensci_lib.download import Download, code, download
 from opensci_lib.errors import OpensciError
 from opensci_lib.miniature import MODEL
 from opensci_lib.model_folder import files
@@ -126,7 +126,7 @@ def test_a_revision_is_handed_on_and_recorded(hub, step, tmp_path, revision):
     assert found == Download("org/name", revision, STEP, str(there), (step / WEIGHTS).stat().st_size)
     assert record(there) == {
         "model": "org/name", "revision": revision, "commit": STEP, "path": str(there),
-        "weights_bytes": (step / WEIGHTS).stat().st_size,
+        "weights_bytes": (step / WEIGHTS).stat().st_size, "code": {},
     }  # fmt: skip
     assert same(there, step)
 
@@ -350,7 +350,7 @@ def test_a_local_folder_is_put_elsewhere_and_has_no_commit(folder, tmp_path):
     size = (folder / WEIGHTS).stat().st_size
     assert download(str(folder), None, there) == Download(str(folder), None, None, str(there), size)
     assert record(there) == {
-        "model": str(folder), "revision": None, "commit": None, "path": str(there), "weights_bytes": size,
+        "model": str(folder), "revision": None, "commit": None, "path": str(there), "weights_bytes": size, "code": {},
     }  # fmt: skip
     assert {file.name for file in there.iterdir()} == {*DOWNLOADED, "training.log", "download.json"}
     assert (there / WEIGHTS).read_bytes() == (folder / WEIGHTS).read_bytes()
@@ -433,3 +433,52 @@ def test_hashes_are_those_of_git_and_sha256(tmp_path):
     weights.write_bytes(b"abc")  # the example of FIPS 180
     assert hub.listed(weights)["lfs"]["sha256"] == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert hashlib.sha256(b"abc").hexdigest() == hub.listed(weights)["lfs"]["sha256"]
+
+
+# Code of another repository
+
+
+@pytest.fixture
+def foreign(hub, folder, tmp_path):
+    """A model whose configuration names the code of org/base, and does not have it."""
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_text("{}")
+    (folder / "modeling_opensci.py").rename(base / "modeling_opensci.py")
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {"AutoModelForCausalLM": "org/base--modeling_opensci.OpensciForCausalLM"}
+    (folder / "config.json").write_text(json.dumps(config))
+    hub.created["org/base"] = Hub(base, "org/base", {"main": "c" * 40})
+    return base
+
+
+def test_the_code_comes_along_at_a_commit_that_is_recorded(hub, foreign, tmp_path):
+    there = tmp_path / "there"
+    assert download("org/name", local_dir=there).code == {"org/base": "c" * 40}
+    assert (there / "modeling_opensci.py").read_bytes() == (foreign / "modeling_opensci.py").read_bytes()
+    assert record(there)["code"] == {"org/base": "c" * 40}
+    asked = len(hub.requests)
+    assert download("org/name", local_dir=there).code == {"org/base": "c" * 40}
+    assert len(hub.requests) == asked
+
+
+def test_code_that_is_unavailable_is_named(hub, foreign, tmp_path):
+    del hub.created["org/base"]
+    there = tmp_path / "there"
+    assert refused("org/name", None, there) == (
+        f"{there} takes its code from org/base, which is unavailable here: put modeling_opensci.py of that "
+        "repository into the folder."
+    )
+
+
+def test_code_comes_without_weights(hub):
+    found, commit = code("org/name")
+    assert commit == MAIN
+    assert {file.name for file in found.iterdir()} == DOWNLOADED - {WEIGHTS}
+    with pytest.raises(OpensciError, match="no model 'org/other'"):
+        code("org/other")
+
+
+def test_the_code_of_a_local_folder_is_where_it_is(folder, tmp_path):
+    assert code(str(folder)) == (folder, None)
+    assert code("miniature") == (MODEL, None)

@@ -181,3 +181,32 @@ def test_a_dead_kernel_is_one_sentence(notebook):
         "The kernel python3 died while it ran the notebook, most often because memory ran out: "
         "take a smaller model or batch, or a machine with more memory."
     )
+
+
+@pytest.mark.parametrize(
+    ("cell", "value", "words"),
+    [
+        ("a: int = 1", "1", "a whole number that is not negative, and not '1'"),
+        ("a: int = 1", True, "a whole number that is not negative, and not True"),
+        ("a: int = 1", -1, "a whole number that is not negative, and not -1"),
+        ("a: int = 1", None, "a whole number that is not negative, and not None"),
+        ("a: bool = False", 1, "true or false, and not 1"),
+        ("a: str = None", 1, "a text, and not 1"),
+        ("a: str = None", "\ud800", "a text, and not '\\ud800'"),
+        ("a: list[str] = None", "b", "a list of texts, and not 'b'"),
+        ("a: list[str] = None", ["b", 1], "a list of texts, and not ['b', 1]"),
+    ],
+)
+def test_a_parameter_of_another_type_stops_everything(notebook, tmp_path, cell, value, words):
+    with pytest.raises(OpensciError) as caught:
+        papermill.execute_notebook(notebook(cell), tmp_path / "out.ipynb", {"a": value}, progress_bar=False)
+    assert caught.value.message == f"The parameter a is {words}: give another (-r gives a text as it is, -y lists)."
+    assert not (tmp_path / "out.ipynb").exists()
+
+
+@pytest.mark.parametrize(
+    ("cell", "value"), [("a: str = None", None), ("a: int = 1", 0), ("a: list[str] = None", []), ("a = 1", "b")]
+)
+def test_a_parameter_that_fits(notebook, cell, value):
+    done = papermill.execute_notebook(notebook(cell, "print(repr(a))"), None, {"a": value}, progress_bar=False)
+    assert done.cells[-1].outputs[0].text == f"{value!r}\n"

@@ -9,10 +9,13 @@ import stat
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from opensci_lib.errors import OpensciError
 from opensci_lib.model_folder import (
+    announce,
     appearing,
     check_model_folder,
     code_files,
@@ -20,8 +23,10 @@ from opensci_lib.model_folder import (
     follow_umask,
     link,
     read_config,
+    tied_twice,
     write_json,
 )
+from tests.hotfix.folder import make_folder
 
 ONE, TWO = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -101,7 +106,9 @@ def test_what_is_missing_is_named(folder):
     (folder / "model.safetensors").unlink()
     assert refused(folder) == f"model.safetensors is missing in {folder}: download the model again."
     (folder / "modeling.py").unlink()
-    assert refused(folder) == f"{folder} has no modeling.py, which its config.json or code names: download it."
+    assert refused(folder).startswith(
+        f"{folder} has no modeling.py, which its config.json or code names: download it"
+    )
     (folder / "config.json").unlink()
     assert refused(folder) == f"{folder} is no model folder: it has no config.json."
     assert refused(folder / "no") == f"{folder / 'no'} is not a folder: give the folder of a model."
@@ -239,9 +246,7 @@ def test_every_code_file_must_be_there(folder):
     auto_map = {"AutoConfig": "configuration.Config", "AutoModelForCausalLM": "modeling.Model"}
     for order in (auto_map, dict(reversed(auto_map.items()))):
         (folder / "config.json").write_text(json.dumps({"auto_map": order}))
-        assert (
-            refused(folder) == f"{folder} has no configuration.py, which its config.json or code names: download it."
-        )
+        assert refused(folder).startswith(f"{folder} has no configuration.py, which its config.json or code names: ")
 
 
 def test_what_belongs_to_a_copy(folder):
@@ -510,3 +515,37 @@ def test_json_that_a_crash_cut_off_is_no_json(tmp_path):
     assert in_a_child(write) == 7
     assert path.read_text() == "old"
     assert contents(tmp_path) == {"a.json": "old", "a.json.partial": '{\n  "a": 1\n}\n'}
+
+
+# Embeddings that are tied, and stored twice
+
+
+def stored(folder, head, **config):
+    words = np.arange(6, dtype=np.float32).reshape(3, 2)
+    tensors = {"model.embed_tokens.weight": words} | ({} if head is None else {"lm_head.weight": words + head})
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config))
+    return tied_twice(folder)
+
+
+def test_a_second_head_is_told(folder):
+    assert stored(folder, head=None) is None
+    assert stored(folder, head=0.5, tie_word_embeddings=False) is None
+    assert "They are equal" in stored(folder, head=0)
+    different = stored(folder, head=np.float32([[0, 0], [0, 0], [0, 1]]), tie_word_embeddings=True)
+    assert different.startswith(
+        f"{folder} stores another lm_head.weight than model.embed_tokens.weight, to which config"
+    )
+    assert "Set tie_word_embeddings to false for the head" in different
+
+
+def test_code_about_to_run_is_announced(tmp_path):
+    folder = make_folder(tmp_path / "tiny")
+    (folder / "modeling_tiny.py").write_text("from .rotary import Rotary\n")
+    (folder / "rotary.py").write_text("from .rotary import again\n")
+    said = announce(folder, "transformers 5.0.0")
+    assert said == f"Running configuration_tiny.py, modeling_tiny.py, rotary.py of {folder} in transformers 5.0.0."
+    (folder / "config.json").write_text('{"auto_map": {"AutoModelForCausalLM": "some/where--modeling.Model"}}')
+    assert announce(folder, "X") == f"Running some/where--modeling.Model of {folder} in X."
+    (folder / "config.json").write_text("{}")
+    assert announce(folder, "X") == f"{folder} has no code of its own."

@@ -14,6 +14,7 @@ from opensci_lib.cli import main
 from opensci_lib.download import download
 from opensci_lib.errors import OpensciError
 from opensci_lib.hotfix import hotfix
+from opensci_lib.model_folder import code_digest
 from opensci_lib.publish import prepare, send
 from tests.hotfix.folder import make_folder
 from tests.hub import READER, WRITER, Hub, serve, taken_for_the_real_one
@@ -30,7 +31,7 @@ language: en
 A model of eight bytes.
 """
 CHANGED = {"config.json", "modeling_tiny.py"}
-PROVEN = {"releases": ["4.48.0", "4.57.6", "5.23.0"], "digest": "c0ffee"}
+PROVEN = {"releases": ["4.48.0", "4.57.6", "5.23.0"]}
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def fixed_folder(tmp_path: Path, revision: str | None = None, proven: bool = Tru
     fixed = Path(hotfix(model).dst_dir)
     if proven:
         record = json.loads((fixed / "hotfix.json").read_text())
-        (fixed / "hotfix.json").write_text(json.dumps(record | {"proven": PROVEN}))
+        (fixed / "hotfix.json").write_text(json.dumps(record | {"proven": PROVEN | {"digest": code_digest(fixed)}}))
     return fixed
 
 
@@ -125,7 +126,7 @@ def test_the_description_says_what_breaks_what_was_proven_and_how_to_try_it(hub,
     assert "(`tied-keys`)" in text
     assert "(`return-dict`)" not in text  # nothing of it in this file
     assert "| 4.48.0, 4.57.6 | equal, bit for bit |\n| 5.23.0 | equal, bit for bit |\n" in text
-    assert "`c0ffee`" in text
+    assert f"`{code_digest(fixed)}`" in text
     assert "opensci download org/name --local_dir model\n" in text
     assert 'from_pretrained("org/name", revision="refs/pr/N", trust_remote_code=True)' in text
     assert "section 4(b) of the Apache License 2.0" in text
@@ -244,9 +245,13 @@ def test_a_branch_that_moves_meanwhile_gets_nothing(hub, fixed, monkeypatch):
 
 def test_who_may_not_write_is_told_so(hub, fixed):
     assert refused(send, prepare(fixed, branch="fixed")) == (
-        "This token may not write to org/name: give one that may, or open a pull request."
+        "This token may not do that at org/name: give one that may, or ask its owners."
     )
     assert "fixed" not in hub.commits
+    hub.failures["/commit/main"] = (403, "Discussions are disabled")
+    assert refused(send, prepare(fixed)) == (
+        "This token may not do that at org/name (Discussions are disabled): give one that may, or ask its owners."
+    )
 
 
 # ---------------------------------------------------------------- mirrors
@@ -316,10 +321,11 @@ def test_weights_that_are_cut_off_are_sent_again(hub, fixed, monkeypatch):
 def test_a_mirror_is_brought_up_to_date(hub, fixed):
     send(prepare(fixed, "me/copy", mirror=True))
     record = json.loads((fixed / "hotfix.json").read_text())
-    (fixed / "hotfix.json").write_text(json.dumps(record | {"proven": PROVEN | {"digest": "decaf"}}))
+    record["proven"]["releases"].append("5.24.0")
+    (fixed / "hotfix.json").write_text(json.dumps(record))
     assert send(prepare(fixed, "me/copy", mirror=True)).outcome.startswith("sent: ")
     made = hub.created["me/copy"]
-    assert b"`decaf`" in held(made, "main")["README.md"]
+    assert b"| 5.23.0, 5.24.0 |" in held(made, "main")["README.md"]
     assert set(made.messages[made.commits["main"]]["files"]) == {"README.md", "hotfix.json"}
 
 
@@ -345,11 +351,42 @@ def test_a_folder_that_is_not_proven_is_refused_or_says_so(hub, tmp_path):
     assert "bit for bit" not in text
 
 
+def test_the_proof_of_other_code_is_none(hub, fixed):
+    record = json.loads((fixed / "hotfix.json").read_text())
+    record["proven"]["digest"] = "0" * 64
+    (fixed / "hotfix.json").write_text(json.dumps(record))
+    assert "is not proven" in refused(prepare, fixed)
+
+
 def test_a_folder_that_was_edited_is_refused(hub, fixed):
     with (fixed / "modeling_tiny.py").open("a") as code:
         code.write("# mine\n")
+    assert refused(prepare, fixed) == f"{fixed} is not as the hotfix left it (modeling_tiny.py): make it again."
+    (fixed / "notes.txt").touch()
+    (fixed / "modeling_tiny.py").write_bytes((hub.folder / "modeling_tiny.py").read_bytes())
+    expected = f"{fixed} is not as the hotfix left it (modeling_tiny.py, notes.txt): make it again."
+    assert refused(prepare, fixed) == expected
+
+
+def test_a_folder_that_lacks_a_file_is_refused(hub, tmp_path):
+    (hub.folder / "generation_config.json").write_text("{}")
+    fixed = fixed_folder(tmp_path)
+    (fixed / "generation_config.json").unlink()
+    assert refused(prepare, fixed) == f"{fixed} is not as the hotfix left it (generation_config.json): make it again."
+
+
+def test_a_pull_request_is_opened_on_a_branch(hub, tmp_path):
+    fixed = fixed_folder(tmp_path, STEP)
     assert refused(prepare, fixed) == (
-        f"{fixed} holds modeling_tiny.py, which the hotfix did not write: make it again."
+        f"{STEP} is a commit, and a pull request is opened on a branch: give it as --revision."
+    )
+    assert send(prepare(fixed, revision="iter_0002000")).outcome.startswith("open: ")
+
+
+def test_a_card_that_the_hub_does_not_take_is_a_sentence(hub, fixed):
+    hub.failures["/api/validate-yaml"] = (400, "")
+    assert refused(send, prepare(fixed, "me/copy", mirror=True)) == (
+        "The Hub does not take the README.md for me/copy: put it right at the source."
     )
 
 

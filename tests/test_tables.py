@@ -29,17 +29,19 @@ def test_heads_have_words_and_units_and_numbers_the_digits_that_matter():
             "top1_token": [" a", "<b>"],
             "p_value": [NAN, 0.00123],
             "agreement": [NAN, 0.5],
+            "choices": [[" b", "<c>"], []],
+            "loglikelihoods": [[-1.23456, NAN], []],
             "other": [1 / 3, 12345.678],
-            "whole": [3, 12345],
+            "whole": [3, 45],
         }
     )
     assert shown(table(frame, "Two rows.")) == (
         "Two rows.",
         [
             ["transformers", "logits", "largest |Δlogit|", "largest KL (nats)", "same top token", "position (tokens)",
-             "next token", "McNemar p", "same prediction", "other", "whole"],
-            ["5.2.0", "equal", "0", "1.23e-09", "100 %", "", "' a'", "", "", "0.333", "3"],
-            ["5.10.0", "differs", "NaN", "1235", "99.999 %", "12", "'<b>'", "0.0012", "50 %", "12346", "12345"],
+             "next token", "McNemar p", "same prediction", "choices", "log-likelihoods (nats)", "other", "whole"],
+            ["5.2.0", "equal", "0", "1.23e-09", "100 %", "", "' a'", "", "", " b, <c>", "-1.235, NaN", "0.333", "3"],
+            ["5.10.0", "differs", "NaN", "1235", "99.999 %", "12", "'<b>'", "0.0012", "50 %", "", "", "12346", "45"],
         ],
     )  # fmt: skip
 

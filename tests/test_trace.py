@@ -49,7 +49,7 @@ def test_what_can_t_change_a_bit_is_no_difference(right, found):
         (
             attention(),
             attention(attn_mask="bool[1, 1, 5, 5]", is_causal=False),
-            f"{ATTENTION}: attn_mask bool[1, 1, 5, 5] instead of None, is_causal False instead of True",
+            f"{ATTENTION}: is_causal False instead of True, attn_mask bool[1, 1, 5, 5] instead of None",
         ),
         (attention(), attention(enable_gqa=True), f"{ATTENTION}: enable_gqa True instead of False"),
         (

@@ -8,23 +8,29 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass, field
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from opensci_lib import download
 from opensci_lib.errors import OpensciError
 from opensci_lib.hotfix.rewriting import choose, digest, rewrite
 from opensci_lib.hotfix.rule import Rule
 from opensci_lib.hotfix.rules import RULES
 from opensci_lib.model_folder import (
     DOWNLOAD_RECORD,
+    add_code,
     alone,
     appearing,
     check_model_folder,
     files,
     left_out,
     link,
+    read_config,
     read_json,
     write_json,
 )
@@ -57,27 +63,49 @@ def hotfix(
     rules: list[str] | None = None,
     dry_run: bool = False,
     force: bool = False,
+    code_from: str | None = None,
+    since: str | None = None,
+    only: list[str] | None = None,
 ) -> Hotfix:
     """Write a fixed copy of the model folder `src_dir` to `dst_dir`, the weights without a second copy of them.
 
     Args:
         src_dir: a model folder. It is not changed, but that weights which both folders share become read-only (see
-            `model_folder.link`). A folder that was fixed before needs nothing.
+            `model_folder.link`). One that was fixed before, and saved by
+            `save_pretrained` since, gets the record back that was left behind: it needs nothing else.
         dst_dir: where to write; by default `src_dir` with `_fixed` appended, and `_` for each dot in its name: from a
             folder with dots, processes that others spawn can't import code on 4.48. It appears whole or not at all,
             and is left as it is when it is up to date.
         rules: ids of the rules to apply; by default all. Those that only refuse are always asked.
         dry_run: compute the outcome and write nothing.
         force: apply the others where a rule refuses, and record which did.
+        code_from: a folder or Hub id whose Python files complete one that lacks them: a merge, or a checkpoint that
+            4.48 saved.
+        since: apply only the rules that this release or a later one needs; the folder is for no other.
+        only: apply only the rules that these releases need.
 
     Raises:
         OpensciError: when the folder is no whole model, no rule recognises its code, a rule can't
             rewrite what it sees (naming rule, file and line), or the destination is not this tool's.
 
     """
-    source = check_model_folder(src_dir)
-    chosen = choose(rules)
-    target = Path(dst_dir).absolute() if dst_dir else source.with_name(source.name.replace(".", "_") + "_fixed")
+    source = Path(src_dir).absolute()
+    place, chosen = Path(dst_dir).absolute() if dst_dir else None, choose(rules, since, only)
+    more: dict[str, Any] = {}
+    if since or only:
+        more["releases"] = f"{since} and later" if since else ", ".join(only or [])
+    if code_from is None:
+        return _fixed(source, place, chosen, dry_run, force, more)
+    with _completed(source, code_from) as (whole, commit):
+        more["code"] = {code_from: commit}
+        outcome = _fixed(whole, place or _default(source), chosen, dry_run, force, more)
+    return replace(outcome, src_dir=str(source))
+
+
+def _fixed(
+    source: Path, place: Path | None, chosen: list[Rule], dry_run: bool, force: bool, more: dict[str, Any]
+) -> Hotfix:
+    source, target = check_model_folder(source), place or _default(source)
     if target.resolve() == source.resolve() or source.resolve() in target.resolve().parents:
         raise OpensciError(f"{target} lies in the folder to be fixed: choose another --dst_dir.")
     rewriting = rewrite(source, chosen)
@@ -89,9 +117,8 @@ def hotfix(
             f"No rule recognises the code in {source} ({', '.join(rule.id for rule in chosen)} found nothing to do): "
             "is it an open-sci-ref model as published?"
         )
-    if dst_dir is None and not changed:
-        return Hotfix(str(source), str(source), {}, "")
-    outcome = Hotfix(str(source), str(target), rewriting.applied, rewriting.diff)
+    nothing = place is None and not changed
+    outcome = Hotfix(str(source), str(source if nothing else target), rewriting.applied, rewriting.diff)
     if dry_run:
         return outcome
     record = {
@@ -101,9 +128,14 @@ def hotfix(
         "applied": rewriting.applied,
         "changed": {name: digest(text.encode()) for name, text in changed.items()},
         **({"forced": rewriting.refused} if rewriting.refused else {}),
+        **more,
     }
     if origin := _origin(source):
         record["origin"] = origin
+    if nothing:
+        if not (source / RECORD).exists():  # what save_pretrained leaves behind
+            write_json(source / RECORD, record)
+        return outcome
     with alone(target):  # another process may make it meanwhile: a run per release starts them at the same time
         if _is_up_to_date(target, record):
             return outcome
@@ -117,6 +149,26 @@ def hotfix(
             write_json(partial / RECORD, record)
     outcome.written, outcome.left_out = True, left_out(source)
     return outcome
+
+
+def _default(source: Path) -> Path:
+    """Return where a fixed folder goes if nobody says."""
+    return source.with_name(source.name.replace(".", "_") + "_fixed")
+
+
+@contextmanager
+def _completed(source: Path, code_from: str) -> Generator[tuple[Path, str | None]]:
+    """Yield a copy of a folder with the code that it lacks, weights without a second copy, and the code's commit."""
+    read_config(source)
+    python, commit = download.code(code_from)
+    with tempfile.TemporaryDirectory(prefix=f".{source.name}.", dir=source.parent) as place:
+        whole = Path(place) / source.name
+        whole.mkdir()
+        for file in files(source):
+            link(file, whole / file.name)
+            os.utime(whole / file.name, ns=(file.stat().st_atime_ns, file.stat().st_mtime_ns))
+        add_code(python, whole)
+        yield whole, commit
 
 
 def all_rules() -> tuple[Rule, ...]:
@@ -148,6 +200,7 @@ def _is_up_to_date(target: Path, record: dict[str, Any]) -> bool:
         raise OpensciError(
             f"{target} holds {', '.join(strange)}, which this tool did not write: move the folder, or set --dst_dir."
         )
+    found.pop("proven", None)  # that was written later, by `prove`
     present = {file.name for file in files(target)} - {RECORD}
     return present == found["sources"].keys() | found["changed"] and found | {"tool": record["tool"]} == record
 

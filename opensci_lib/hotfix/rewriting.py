@@ -20,7 +20,7 @@ from opensci_lib.hotfix.rules import RULES
 from opensci_lib.hotfix.settings import Settings
 from opensci_lib.hotfix.source import Source, UnrecognisedError, parse
 from opensci_lib.limits import within_limits
-from opensci_lib.model_folder import classes, code_files, read_config, read_settings, read_text
+from opensci_lib.model_folder import classes, code_files, foreign_code, read_config, read_settings, read_text
 
 Parsed = TypeVar("Parsed")
 
@@ -29,6 +29,7 @@ _STAGES = (("config", "tokenizer_config"), ("modeling", "configuration"))
 #: Windows editors put it before the first line.
 _MARK = "\ufeff"
 _NOTICE = "# Changed by opensci hotfix"
+_RELEASE = re.compile(r"\d+\.\d+(\.\d+)?")
 _OPENING = re.compile(r"(?:#[^\r\n]*(?:\r\n|\r|\n))*")
 
 
@@ -52,12 +53,18 @@ class Rewriting:
         return any(_NOTICE in text for text in self.before.values())
 
 
-def choose(ids: list[str] | None) -> list[Rule]:
-    """Return the rules of some ids, in their own order, or all."""
+def choose(ids: list[str] | None, since: str | None = None, only: list[str] | None = None) -> list[Rule]:
+    """Return the rules of some ids, or all, that some releases need, in their own order."""
     known = {rule.id: rule for rule in RULES}
     if unknown := [name for name in ids or [] if name not in known]:
         raise OpensciError(f"Unknown rule {', '.join(unknown)}: the rules are {', '.join(known)}.")
-    return [rule for rule in RULES if ids is None or rule.id in ids]
+    if odd := [release for release in [since, *(only or [])] if release and not _RELEASE.fullmatch(release)]:
+        raise OpensciError(f"{odd[0]!r} is no release of transformers: give one such as 4.57 or 5.2.0.")
+    if since and only:
+        raise OpensciError("--since and --only exclude one another: give one of them.")
+    spans = [(since or "0.0", None)] if not only else [(release, release) for release in only]
+    chosen = [rule for rule in RULES if ids is None or rule.id in ids]
+    return [rule for rule in chosen if any(rule.concerns(*span) for span in spans)]
 
 
 def rewrite(folder: Path, rules: list[Rule]) -> Rewriting:
@@ -102,8 +109,9 @@ def _rewrite(folder: Path, rules: list[Rule]) -> Rewriting:
 def _places(folder: Path, config: dict[str, Any]) -> dict[str, list[Path]]:
     """Return the folder's files by what rules call them; of the modelling code that with the causal model first."""
     places = {"config": [folder / "config.json"]}
-    if (folder / "tokenizer_config.json").exists():
-        places["tokenizer_config"] = [folder / "tokenizer_config.json"]
+    for role in ("tokenizer_config", "tokenizer"):
+        if (folder / f"{role}.json").exists():
+            places[role] = [folder / f"{role}.json"]
     auto_map = config.get("auto_map", {})
     first = {
         key: code_files(folder, {"auto_map": {key: auto_map[key]}})[:1]
@@ -111,6 +119,11 @@ def _places(folder: Path, config: dict[str, Any]) -> dict[str, list[Path]]:
         if key in auto_map
     }
     if not first.get("AutoModelForCausalLM"):
+        for repository, names in foreign_code(folder, config).items():
+            raise OpensciError(
+                f"{folder}/config.json takes its code from {repository}, but lacks {' and '.join(names)} of it: "
+                f"put them into the folder, or let `--code_from {repository}` do it."
+            )
         raise OpensciError(
             f"{folder}/config.json names no modelling file (auto_map.AutoModelForCausalLM): "
             "a model without code of its own needs no hotfix."
@@ -144,7 +157,8 @@ def _sources(parsed: dict[Path, Any], places: dict[str, list[Path]], at: Path) -
     one = {role: parsed[paths[0]] for role, paths in places.items()}
     if at in places["modeling"]:
         one["modeling"] = parsed[at]
-    return Sources(one["modeling"], one.get("configuration"), one["config"], one.get("tokenizer_config"), code)
+    tokenizer = one.get("tokenizer_config"), one.get("tokenizer")
+    return Sources(one["modeling"], one.get("configuration"), one["config"], tokenizer[0], code, tokenizer[1])
 
 
 def _parsed(kind: Callable[[str], Parsed], text: str, path: Path, cure: str = "download the model again") -> Parsed:

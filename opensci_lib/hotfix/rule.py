@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -9,6 +10,7 @@ from opensci_lib.hotfix.edit import Edit, Move
 from opensci_lib.hotfix.settings import Settings
 from opensci_lib.hotfix.source import Source
 
+_RELEASE = re.compile(r"\d+\.\d+")
 #: What a rule yields.
 Edits = Iterator[Edit | Move]
 
@@ -27,6 +29,7 @@ class Sources:
     tokenizer_config: Settings | None
     #: All modelling code by module, `modeling` among it.
     code: dict[str, Source] = field(default_factory=dict)
+    tokenizer: Settings | None = None
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,8 @@ class Rule:
     """
 
     id: str
-    #: The releases on which the unchanged source fails.
+    #: The releases on which the unchanged source fails: "all", or such as "4.52", "5.0 and 5.1", "5.4 to 5.12" and
+    #: "5.0 and later", several with commas.
     releases: str
     cause: str
     before: str
@@ -52,3 +56,18 @@ class Rule:
     others: dict[str, str] = field(default_factory=dict)
     #: Words in an error, or in a verdict on two runs, by which the fault is known.
     signs: tuple[str, ...] = ()
+
+    def concerns(self, first: str, last: str | None = None) -> bool:
+        """Say whether the unchanged source fails on any release from `first` to `last`, or on any later one."""
+        if self.releases == "all":
+            return True
+        for span in self.releases.split(","):
+            start, *_, end = 2 * [_minor(found) for found in _RELEASE.findall(span)]
+            if (last is None or start <= _minor(last)) and ("later" in span or end >= _minor(first)):
+                return True
+        return False
+
+
+def _minor(release: str) -> tuple[int, ...]:
+    """Return what counts of a release, with or without its last number: "5.10.4" and "5.10" are (5, 10)."""
+    return tuple(int(number) for number in release.split(".")[:2])

@@ -55,6 +55,14 @@ class Settings(Mapping[str, Any]):
         place = smaller[-1] if smaller and [*members] == sorted(members) else end
         return Edit(place, place, f",{space}{_written(path[-1])}{colon}{added}")
 
+    def swap(self, *path: str, old: str, new: str) -> Edit:
+        """Write `new` for the last `old` in the text that the key at the end of a path of keys has as its value."""
+        start = self.text.index("{")
+        for key in path:
+            _, start, end = self.members(start)[key]
+        place = self.text.rindex(old, start, end)
+        return Edit(place, place + len(old), new)
+
     def members(self, start: int) -> dict[str, tuple[int, int, int]]:
         """Return for each key of the object at `start` where it stands, and where its value starts and ends."""
         found, place = {}, _skip(self.text, start + 1)

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import ast
 import os
+from collections.abc import Callable
 from typing import Any
 from unittest.mock import patch
 
-from nbclient.exceptions import DeadKernelError
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 from papermill.engines import NBClientEngine, NotebookExecutionManager, papermill_engines
+from papermill.models import Parameter
 from papermill.translators import PythonTranslator
 from papermill.utils import find_first_tagged_cell_index
 from traitlets.config import Config
 
 from opensci_lib import kernels
 from opensci_lib.errors import OpensciError
+from opensci_lib.runs.failure import record_failure
 from opensci_lib.scratch import scratch
 
 
@@ -40,9 +43,11 @@ class TransformersEngine(NBClientEngine):
         """Run `nb` and return it.
 
         Raises:
-            OpensciError: Before anything runs or is written: `kernel_name` contradicts `tf_version`, or its
-                environment can't be built. Later: the kernel died, or a cell raised one.
+            OpensciError: Before anything runs or is written: a parameter is not of the type that its cell says,
+                `kernel_name` contradicts `tf_version`, or its environment can't be built. Later: the kernel died,
+                or a cell raised one.
         """
+        _check_types(nb)
         # papermill asked nb_kernel_name just now, so only a kernel given by the user can differ.
         tf_version = _tf_version(nb)
         if tf_version is not None and kernel_name != (wanted := kernels.kernel_name(tf_version)):
@@ -81,11 +86,62 @@ class TransformersEngine(NBClientEngine):
                 return super().execute_managed_notebook(
                     nb_man, kernel_name, *args, config=Config({"KernelManager": manager}), **kwargs
                 )
-            except DeadKernelError as error:
-                raise OpensciError(
+            except (DeadKernelError, RuntimeError) as error:
+                if not isinstance(error, DeadKernelError) and "Kernel died" not in str(error):  # while it started
+                    raise
+                sentence = (
                     f"The kernel {kernel_name} died while it ran the notebook, most often because memory ran out:"
                     " take a smaller model or batch, or a machine with more memory."
-                ) from error
+                )
+                _record(nb_man.nb, sentence)
+                raise OpensciError(sentence) from error
+            except CellTimeoutError as error:
+                sentence = (
+                    f"A cell took more than {kwargs.get('execution_timeout')} seconds under {kernel_name}:"
+                    " find out what it waits for, or raise the limit (cell_timeout in config.yaml)."
+                )
+                _record(nb_man.nb, sentence)
+                raise OpensciError(sentence) from error
+
+
+def _record(nb: NotebookNode, sentence: str) -> None:
+    """Write down why a notebook that computes runs came to no end; its metadata name the record of a run."""
+    if record := nb.metadata.get("opensci", {}).get("record"):
+        record_failure(record, sentence, nb.metadata.get("papermill", {}).get("parameters", {}))
+
+
+def _check_types(nb: NotebookNode) -> None:
+    """Compare the parameters passed with the types that the notebook gives them; one whose default is None may be."""
+    passed = nb.metadata.get("papermill", {}).get("parameters", {})
+    for parameter in _parameters(nb):
+        fits, words = _TYPES.get(parameter.inferred_type_name, (None, ""))
+        value = passed.get(parameter.name)
+        is_default = value is None and (parameter.name not in passed or parameter.default == "None")
+        if fits and not is_default and not fits(value):
+            raise OpensciError(
+                f"The parameter {parameter.name} is {words}, and not {repr(value)[:60]}: "
+                "give another (-r gives a text as it is, -y lists)."
+            )
+
+
+def _is_text(value: Any) -> bool:
+    """Say whether a value is a text that a file can hold: half of a surrogate pair is none."""
+    return isinstance(value, str) and value == value.encode("utf-8", "ignore").decode()
+
+
+#: What parameters may be, by the types that notebooks write behind their names.
+_TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "str": (_is_text, "a text"),
+    "int": (lambda value: type(value) is int and value >= 0, "a whole number that is not negative"),
+    "bool": (lambda value: type(value) is bool, "true or false"),
+    "list[str]": (lambda value: isinstance(value, list) and all(map(_is_text, value)), "a list of texts"),
+}
+
+
+def _parameters(nb: NotebookNode) -> list[Parameter]:
+    """Return the parameters in a notebook's cell of them: name, type, default as it is written."""
+    index = find_first_tagged_cell_index(nb, "parameters")
+    return PythonTranslator.inspect(nb.cells[index]) if index >= 0 else []
 
 
 def _tf_version(nb: NotebookNode) -> str | None:
@@ -93,9 +149,7 @@ def _tf_version(nb: NotebookNode) -> str | None:
     passed = nb.metadata.get("papermill", {}).get("parameters", {})
     if "tf_version" in passed:
         return passed["tf_version"]
-    index = find_first_tagged_cell_index(nb, "parameters")
-    defaults = PythonTranslator.inspect(nb.cells[index]) if index >= 0 else []
-    for parameter in defaults:
+    for parameter in _parameters(nb):
         if parameter.name == "tf_version":
             return ast.literal_eval(parameter.default)
     return None

@@ -26,6 +26,10 @@ _FOREIGN = {
 }
 
 
+#: Where the command that was killed leaves uv running, it would go on in a folder that the next one fills.
+_WITH_US = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
+
+
 def uv(step: str, *arguments: str, stdin: str = "") -> str:
     """Run uv and return what it printed; `step` opens the sentence if it fails.
 
@@ -40,7 +44,7 @@ def uv(step: str, *arguments: str, stdin: str = "") -> str:
     if links := find_links():
         environment.setdefault("UV_FIND_LINKS", ",".join(links))
     done = subprocess.run(
-        [program, *arguments],
+        [*_WITH_US, program, *arguments],
         # A project's settings of uv hold. uv refuses to work in its own cache, where `uvx` puts an installed copy.
         cwd=project.ROOT if project.CHECKOUT else project.ENVIRONMENTS,
         env=environment,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from html import escape
 from typing import Any
 
 import pandas as pd
@@ -15,6 +16,10 @@ from opensci_lib.reports.findings import number, percent
 _BAR = "#d55e0066"
 
 
+def _escaped(write: Callable[[Any], str]) -> Callable[[Any], str]:
+    return lambda value: escape(write(value))
+
+
 def _equality(equal: bool) -> str:
     return "equal" if equal else "differs"
 
@@ -23,8 +28,8 @@ def _of_predictions(share: float) -> str:
     return "" if pd.isna(share) else percent(share)
 
 
-def _quoted(token: str) -> str:
-    return repr(str(token))
+def _listed(write: Callable[[Any], str]) -> Callable[[Any], str]:
+    return lambda values: ", ".join(write(value) for value in values)
 
 
 def _count(value: float) -> str:
@@ -53,8 +58,8 @@ _COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "rope_max_abs_diff": ("largest |Δcos, Δsin|", _digits(3)),
     "top1_agreement": ("same top token", percent),
     "position": ("position (tokens)", _count),
-    "top1_token": ("next token", _quoted),
-    "top2_token": ("second", _quoted),
+    "top1_token": ("next token", repr),
+    "top2_token": ("second", repr),
     "gap": ("lead (logits)", _digits(4)),
     "seconds": ("time (s)", "{:.2f}".format),
     "agreement": ("same prediction", _of_predictions),
@@ -63,6 +68,10 @@ _COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "largest_change": ("largest change (nats)", _digits(3)),
     "low": ("95 % from", _digits(3)),
     "high": ("to", _digits(3)),
+    "original": ("original", _digits(3, empty="")),  # not all scores were published
+    "patched_5_2": ("patched for 5.2", _digits(3, empty="")),
+    "choices": ("choices", _listed(str)),
+    "loglikelihoods": ("log-likelihoods (nats)", _listed(_digits(4))),
     "lowest": ("lowest", _digits(9)),
     "highest": ("highest", _digits(9)),
 }
@@ -79,12 +88,12 @@ def table(frame: pd.DataFrame, note: str = "", bars: tuple[str, str] | None = No
         bars: a column of numbers to draw as bars from 0, and the column that says which rows share a unit.
 
     """
-    formats = {name: _COLUMNS[name][1] for name in frame if name in _COLUMNS}
-    formats |= {name: _digits(3) for name in frame.select_dtypes("float") if name not in formats}
+    formats = dict.fromkeys(frame, str) | dict.fromkeys(frame.select_dtypes("float"), _digits(3))
+    formats |= {name: _COLUMNS[name][1] for name in frame if name in _COLUMNS}
     frame = frame.reset_index(drop=True)
     styler = Styler(frame, cell_ids=False, uuid_len=6)
     styler.hide()
-    styler.format(formats, escape="html")
+    styler.format({name: _escaped(write) for name, write in formats.items()})
     styler.format_index(lambda name: _COLUMNS.get(name, (name,))[0], axis="columns")
     right = [*frame.select_dtypes("number"), *frame.columns.intersection(_NUMBERS)]
     styles = dict.fromkeys(right, "text-align: right; white-space: nowrap")
@@ -97,8 +106,13 @@ def table(frame: pd.DataFrame, note: str = "", bars: tuple[str, str] | None = No
             styler.bar(subset=(rows.index, column), align=0, vmin=-limit, vmax=limit, color=_BAR)
     styler.set_table_styles({name: [{"selector": "", "props": props}] for name, props in styles.items()})
     if note:
-        styler.set_caption(note)
+        styler.set_caption(escape(note))
     return styler
+
+
+def quotation(sentences: Iterable[str]) -> Markdown:
+    """Return sentences as a report's findings: their Markdown holds, and what would be HTML is text."""
+    return Markdown("\n>\n".join(f"> {escape(sentence, quote=False)}" for sentence in sentences))
 
 
 def unequal(frame: pd.DataFrame, equal: pd.Series) -> Styler | Markdown:

@@ -120,13 +120,14 @@ def compare(reference: list[Operation], candidate: list[Operation]) -> str | Non
         where = f"operation {number} of {len(reference)}"
         if right.name != found.name:
             return f"{where}: {found.name} instead of {right.name}"
-        names = [*right.arguments, *(name for name in found.arguments if name not in right.arguments)]
-        differing = [name for name in names if _counting(right, name) != _counting(found, name)]
+        differing = [
+            f"{name} {found.arguments.get(name)} instead of {right.arguments.get(name)}"
+            for name in right.arguments | found.arguments
+            if _counting(right, name) != _counting(found, name)
+        ]
         if differing:
-            each = [
-                f"{name} {found.arguments.get(name)} instead of {right.arguments.get(name)}" for name in differing
-            ]
-            return f"{where}, {right.name}: {', '.join(each)}"
+            # the shortest first: a flag says more than strides
+            return f"{where}, {right.name}: {', '.join(sorted(differing, key=len))}"
     if len(reference) != len(candidate):
         return f"{len(candidate)} operations instead of {len(reference)}"
     return None

@@ -13,6 +13,7 @@ from opensci_lib.errors import OpensciError
 from opensci_lib.hotfix import hotfix
 from opensci_lib.model_folder import files, read_json, states, write_json
 from opensci_lib.runs import VARIANTS, in_order, release_folder, results_folder, variants_on
+from opensci_lib.runs.failure import failure_file
 
 
 def variant_folder(model: str, variant: str, revision: str | None = None) -> Path:
@@ -101,6 +102,7 @@ def run_each(
             done.append(variant)
             write_json(begun, {"settings": settings, "done": done})
     begun.unlink(missing_ok=True)
+    failure_file(output, record).unlink(missing_ok=True)
     if len(failed) == len(results):
         raise next(iter(failed.values()))
     for variant, error in failed.items():

@@ -50,4 +50,5 @@ def _sources(name: str, source: str, others: dict[str, str]) -> Sources:
         configuration=Source(texts["configuration"]) if "configuration" in texts else None,
         config=Settings(texts["config"]),
         tokenizer_config=Settings(texts["tokenizer_config"]) if "tokenizer_config" in texts else None,
+        tokenizer=Settings(texts["tokenizer"]) if "tokenizer" in texts else None,
     )

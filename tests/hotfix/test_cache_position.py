@@ -1,21 +1,23 @@
 import pytest
 
-from tests.hotfix.specification import check_noop, check_transformed, check_unrecognised
+from tests.hotfix.specification import check_noop, check_transformed, check_unrecognised, rewritten
 
 RULE = "cache-position"
 BEFORE = """\
-from transformers import PreTrainedModel
+from transformers import GenerationMixin, PreTrainedModel
 
 class Model(PreTrainedModel):
     def forward(self, input_ids=None, cache_position=None, **kwargs):
         return self.layers(input_ids, cache_position)
 """
 AFTER = """\
-from transformers import PreTrainedModel
+from transformers import GenerationMixin, PreTrainedModel
 
 class Model(PreTrainedModel):
     def forward(self, input_ids=None, **kwargs):
         cache_position = kwargs.pop("cache_position", None)
+        if not hasattr(GenerationMixin, "_get_initial_cache_position"):
+            cache_position = None  # generate() does not move it along from transformers 5.4 on: a caller's may be old
         return self.layers(input_ids, cache_position)
 """
 
@@ -27,6 +29,16 @@ def test_the_rewrite():
 def test_whatever_the_keyword_arguments_are_called():
     before, after = (text.replace("**kwargs", "**flash_kwargs: Unpack[Kwargs]") for text in (BEFORE, AFTER))
     check_transformed(RULE, before, after.replace("kwargs.pop", "flash_kwargs.pop"))
+
+
+def test_the_mixin_by_the_file_s_own_name_or_imported():
+    other = "from transformers.generation import GenerationMixin as Mixin\nfrom transformers import PreTrainedModel"
+    first = "from transformers import GenerationMixin, PreTrainedModel"
+    before, after = (text.replace(first, other) for text in (BEFORE, AFTER))
+    check_transformed(RULE, before, after.replace("hasattr(GenerationMixin", "hasattr(Mixin"))
+    before, after = (text.replace("GenerationMixin, P", "P") for text in (BEFORE, AFTER))
+    added = "import PreTrainedModel\n\nfrom transformers.generation import GenerationMixin\n"
+    assert rewritten(RULE, before) == after.replace("import PreTrainedModel\n", added)
 
 
 def test_below_the_docstring():

@@ -65,6 +65,25 @@ def test_the_condition_the_other_way_round():
     check_transformed(RULE, imports + turned[0], imports + IMPORT.format(module="nn.Module") + turned[1])
 
 
+def with_cache(source: str, name: str) -> str:
+    """Let the layer take a cache, which its documentation and its body name."""
+    doc = f'        """Compute with `{name}`, of past_key_values."""'
+    forward = f"def forward(self, x, {name}=None):\n{doc}\n        return self.inner(x, past_key_value={name})\n"
+    source = source.replace("def forward(self, x): ...\n", forward)
+    return source.replace("x = layer(x)", f"x = layer(x, {name}=cache)")
+
+
+def test_a_cache_goes_by_its_later_name():
+    imports = "from torch import nn\n"
+    before, after = with_cache(BEFORE, "past_key_value"), with_cache(AFTER, "past_key_values")
+    check_transformed(RULE, imports + before, imports + IMPORT.format(module="nn.Module") + after)
+
+
+def test_a_layer_that_takes_both_names_is_refused():
+    source = "from torch import nn\n" + with_cache(BEFORE, "past_key_value")
+    check_unrecognised(RULE, source.replace("=None):", "=None, past_key_values=None):"), 3)
+
+
 @pytest.mark.parametrize(
     "source",
     [

@@ -206,6 +206,35 @@ def test_its_own_output_needs_nothing(source):
     assert others(source) == {"tiny_fixed"}
 
 
+def test_what_save_pretrained_made_of_it_needs_nothing_and_gets_its_record_back(source):
+    fixed = Path(hotfix(source).dst_dir)
+    (fixed / "hotfix.json").unlink()
+    (fixed / "modeling_tiny.py").write_text((fixed / "modeling_tiny.py").read_text())
+    before = contents(fixed)
+    assert hotfix(fixed, dry_run=True).applied == {}
+    assert contents(fixed) == before
+    result = invoke("--src_dir", fixed)
+    assert (result.exit_code, result.output) == (0, f"{fixed}: needs nothing, it was fixed before\n")
+    after = contents(fixed)
+    assert json.loads(after.pop("hotfix.json"))["applied"] == {}
+    assert after == before
+    assert others(source) == {"tiny_fixed"}
+
+
+def test_a_fine_tune_saved_on_5_gets_a_tokenizer_for_all(source):
+    fixed = Path(hotfix(source).dst_dir)
+    (fixed / "hotfix.json").unlink()
+    settings = {"tokenizer_class": "TokenizersBackend", "model_input_names": ["input_ids", "attention_mask"]}
+    (fixed / "tokenizer_config.json").write_text(json.dumps(settings))
+    (fixed / "config.json").write_text(
+        json.dumps({**json.loads((fixed / "config.json").read_text()), "tokenizer_class": "T"})
+    )
+    outcome = hotfix(fixed)
+    assert outcome.applied == {"tokenizer-class": "tokenizer_config.json"}
+    again = json.loads((Path(outcome.dst_dir) / "tokenizer_config.json").read_text())
+    assert again == {**settings, "tokenizer_class": "PreTrainedTokenizerFast"}
+
+
 def test_the_rest_of_the_rules_can_follow_later(source, tmp_path):
     minimal = Path(hotfix(source, tmp_path / "minimal", rules=["loss-kwargs", "tied-keys", "rope-default"]).dst_dir)
     assert "super()._init_weights" not in (minimal / "modeling_tiny.py").read_text()
@@ -443,11 +472,13 @@ def test_a_failing_rule_leaves_nothing(source):
 
 
 def test_the_line_is_the_sources_even_after_other_rules(source):
-    """`rope-buffer` follows rules that lengthen the file."""
-    code = MODELING.replace('"inv_freq", inv_freq', '"inv_freq", inv_freq.float()')
+    """`lost-buffers` follows rules that lengthen the file."""
+    code = MODELING.replace('"inv_freq", inv_freq', '"inv_freq", inv_freq.float()').replace(
+        '        self.rope_type = "default"\n', '        self.rope_type = "default"\n        device = None\n'
+    )
     (source / "modeling_tiny.py").write_text(code)
-    line = next(i for i, text in enumerate(code.splitlines(), 1) if "register_buffer" in text)
-    check_refused(source, "rope-buffer", f"line {line}:")
+    line = next(i for i, text in enumerate(code.splitlines(), 1) if "device = None" in text and "def" not in text)
+    check_refused(source, "lost-buffers", f"line {line}:")
 
 
 def test_a_full_disk_leaves_nothing(source, monkeypatch):
@@ -526,6 +557,36 @@ def test_rules_are_chosen_with_commas(source):
     result = invoke("--src_dir", source, "--rules", "tied-keys, loss-kwargs", "--diff")
     assert "lm_head" in result.stdout
     assert "compute_default_rope_parameters" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "applied", "recorded"),
+    [
+        (["--since", "5.4"], {"auto-model", "rope-default", "tied-keys"}, "5.4 and later"),
+        (["--only", "4.57, 5.3.0"], {"auto-model", "rope-default", "tied-keys", "tied-weights"}, "4.57, 5.3.0"),
+        (["--only", "4.52"], {"auto-model", "save-code"}, "4.52"),
+        (["--only", "4.52", "--rules", "auto-model,rope-default"], {"auto-model"}, "4.52"),
+    ],
+)
+def test_rules_are_chosen_by_the_releases_that_need_them(source, options, applied, recorded):
+    result = invoke("--src_dir", source, *options)
+    assert result.exit_code == 0, result.output
+    record = json.loads((source.with_name("tiny_fixed") / "hotfix.json").read_text())
+    some = {"auto-model", "rope-default", "save-code", "tied-keys", "tied-weights"}
+    assert some & record["applied"].keys() == applied
+    assert record["releases"] == recorded
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"since": "5"}, "'5' is no release of transformers: give one such as 4.57 or 5.2.0."),
+        ({"only": ["5.2", "x"]}, "'x' is no release of transformers: give one such as 4.57 or 5.2.0."),
+        ({"since": "5.2", "only": ["5.3"]}, "--since and --only exclude one another: give one of them."),
+    ],
+)
+def test_odd_releases_are_refused(source, options, sentence):
+    check_refused(source, sentence, **options)
 
 
 def test_list_says_what_each_rule_is_for():
@@ -632,3 +693,54 @@ def test_force_changes_nothing_where_nothing_is_refused(source):
     fixed = Path(hotfix(source, force=True).dst_dir)
     assert "forced" not in json.loads((fixed / "hotfix.json").read_text())
     assert not hotfix(source).written
+
+
+# Code that is elsewhere
+
+
+def without_code(source: Path) -> Path:
+    """Return a copy of a folder without its modelling file, as a merge leaves it."""
+    merged = source.with_name("merged")
+    shutil.copytree(source, merged)
+    (merged / "modeling_tiny.py").unlink()
+    return merged
+
+
+def test_a_merge_is_completed_with_the_code_of_another_folder(source):
+    merged = without_code(source)
+    check_refused(merged, "modeling_tiny.py", "--code_from")
+    before = contents(merged)
+    outcome = hotfix(merged, code_from=str(source))
+    fixed = Path(outcome.dst_dir)
+    assert (fixed, outcome.src_dir) == (merged.with_name("merged_fixed"), str(merged))
+    same = Path(hotfix(source).dst_dir)
+    assert contents(fixed).keys() == contents(same).keys()
+    assert all(contents(fixed)[name] == contents(same)[name] for name in contents(same) if name != "hotfix.json")
+    assert json.loads((fixed / "hotfix.json").read_text())["code"] == {str(source): None}
+    assert contents(merged) == before
+    assert not hotfix(merged, code_from=str(source)).written
+    assert others(merged) == {"merged_fixed", "tiny", "tiny_fixed"}
+
+
+def naming_the_hub(source: Path) -> None:
+    config = (source / "config.json").read_text()
+    for name in ("configuration_tiny", "modeling_tiny"):
+        config = config.replace(f'"{name}.', f'"org/base--{name}.')
+    (source / "config.json").write_text(config)
+
+
+def test_code_beside_the_weights_is_taken_instead_of_the_hub_s(source):
+    expected = contents(Path(hotfix(source, source.with_name("expected")).dst_dir))
+    naming_the_hub(source)
+    fixed = contents(Path(hotfix(source).dst_dir))
+    assert fixed["config.json"] == expected["config.json"]
+    assert fixed["modeling_tiny.py"] == expected["modeling_tiny.py"]
+
+
+def test_code_of_the_hub_that_is_not_here_is_asked_for(source):
+    naming_the_hub(source)
+    for name in ("configuration_tiny.py", "modeling_tiny.py"):
+        (source / name).rename(source.with_name(name))
+    check_refused(source, "org/base", "configuration_tiny.py and modeling_tiny.py", "--code_from org/base")
+    outcome = hotfix(source, code_from=str(source.parent))
+    assert "org/base" not in (Path(outcome.dst_dir) / "config.json").read_text()

@@ -12,7 +12,7 @@ class Config(PretrainedConfig):
 PROPERTY = """
     @property
     def use_return_dict(self):
-        return self.return_dict and not getattr(self, "torchscript", False)  # without the warning of 5.13
+        return self.return_dict and not getattr(self, "torchscript", False)  # without the warning of 5.4
 """
 
 

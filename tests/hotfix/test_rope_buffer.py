@@ -1,6 +1,6 @@
 import pytest
 
-from tests.hotfix.specification import check_noop, check_transformed, check_unrecognised
+from tests.hotfix.specification import check_noop, check_transformed, check_unrecognised, rewritten
 
 RULE = "rope-buffer"
 BEFORE = """\
@@ -104,8 +104,10 @@ def test_windows_line_ends_stay():
         ("self.rope_init_fn(self.config, device)", "1.0 / config.rope_theta ** exponents, 1.0"),
     ],
 )
-def test_named_with_its_line(old, new):
-    check_unrecognised(RULE, BEFORE.replace(old, new), 7)
+def test_left_to_lost_buffers(old, new):
+    source = BEFORE.replace(old, new)
+    check_noop(RULE, source)
+    assert "self._built_from = " in rewritten("lost-buffers", source)
 
 
 def test_two_models_in_one_file_are_refused():

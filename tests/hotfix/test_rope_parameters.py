@@ -16,18 +16,51 @@ AFTER = """\
 from transformers.modeling_rope_utils import rope_config_validation
 
 class Config(PretrainedConfig):
-    def __init__(self, rope_theta=10000.0, rope_scaling=None, **kwargs):
+    def __init__(self, rope_theta=None, rope_scaling=None, **kwargs):
+        rope_parameters = kwargs.pop("rope_parameters", None) or {}  # what transformers 5 saves in place of both
+        if rope_theta is None:
+            rope_theta = rope_parameters.get("rope_theta", 10000.0)
+        if rope_scaling is None and rope_parameters:
+            rope_scaling = {name: value for name, value in rope_parameters.items() if name != "rope_theta"}
         self.rope_theta = rope_theta
-        if rope_scaling is None:
-            rope_scaling = kwargs.pop("rope_parameters", None)  # its name in transformers 5
-        if hasattr(self, "standardize_rope_params"):
-            self.rope_parameters = rope_scaling
-        else:
-            self.rope_scaling = rope_scaling
-        if hasattr(self, "standardize_rope_params"):
-            self.standardize_rope_params()
-        else:
+        self.rope_scaling = rope_scaling
+        if not hasattr(self, "standardize_rope_params"):
             rope_config_validation(self)
+
+    if hasattr(PretrainedConfig, "standardize_rope_params"):
+        # transformers 5 reads both from one dictionary, rope_parameters
+
+        @property
+        def rope_theta(self):
+            return self.rope_parameters["rope_theta"]
+
+        @rope_theta.setter
+        def rope_theta(self, value):
+            self.rope_parameters = {**getattr(self, "rope_parameters", {}), "rope_theta": value}
+
+        @property
+        def rope_scaling(self):
+            return self.rope_parameters
+
+        @rope_scaling.setter
+        def rope_scaling(self, value):
+            self.rope_parameters = {"rope_theta": self.rope_theta, **(value or {"rope_type": "default"})}
+            self.standardize_rope_params()
+"""
+LENGTH = """\
+
+        @property
+        def max_position_embeddings(self):
+            return self.__dict__["max_position_embeddings"]
+
+        @max_position_embeddings.setter
+        def max_position_embeddings(self, value):
+            before = self.__dict__.get("max_position_embeddings")
+            self.__dict__["max_position_embeddings"] = value
+            parameters = getattr(self, "rope_parameters", {})
+            if parameters.get("rope_type") in ("yarn", "longrope"):
+                if parameters.get("original_max_position_embeddings") == before:  # it was taken from here
+                    parameters["original_max_position_embeddings"] = value
 """
 
 
@@ -52,17 +85,22 @@ def test_however_the_validation_is_imported(imported, called):
     check_transformed(RULE, with_import(BEFORE), with_import(AFTER))
 
 
+def test_a_length_that_is_set_goes_along():
+    line, first = "        self.max_position_embeddings = 9\n", "        self.rope_theta"
+    after = AFTER.replace("        rope_parameters =", f"{line}        rope_parameters =")
+    check_transformed(RULE, BEFORE.replace(first, line + first), after + LENGTH)
+
+
 def test_comments_stay_above_their_lines():
-    result = rewritten(
-        RULE, BEFORE.replace("        self.rope_scaling", "        # scaling\n        self.rope_scaling")
-    )
-    assert "        # scaling\n        if rope_scaling is None:\n" in result
+    result = rewritten(RULE, BEFORE.replace("        self.rope_theta", "        # theta\n        self.rope_theta"))
+    assert "        # theta\n        rope_parameters = kwargs.pop(" in result
 
 
 def test_without_keyword_arguments_nothing_is_popped():
     result = rewritten(RULE, BEFORE.replace(", **kwargs", ""))
     assert "pop" not in result
-    assert "self.rope_parameters = rope_scaling" in result
+    assert "rope_theta=10000.0, rope_scaling=None" in result
+    assert "def rope_theta(self, value):" in result
 
 
 @pytest.mark.parametrize(
@@ -84,3 +122,75 @@ def test_windows_line_ends_stay():
 @pytest.mark.parametrize("use", ["check = rope_config_validation", "rope_config_validation(config)"])
 def test_named_with_its_line(use):
     check_unrecognised(RULE, BEFORE.replace("rope_config_validation(self)", use), 7)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ("        self.rope_theta = rope_theta\n", "", 5),
+        ("rope_theta=10000.0", "rope_theta", 5),
+    ],
+)
+def test_a_theta_that_cannot_be_taken_over_is_named(old, new, line):
+    check_unrecognised(RULE, BEFORE.replace(old, new), line)
+
+
+class Release5:
+    """As much of a configuration of transformers 5 as the properties ask for."""
+
+    def standardize_rope_params(self):
+        if self.rope_parameters.get("rope_type") == "yarn":
+            self.rope_parameters.setdefault("original_max_position_embeddings", self.max_position_embeddings)
+
+
+class Release4:
+    pass
+
+
+def built(base: type) -> type:
+    source = BEFORE.replace(
+        "        self.rope_theta", "        self.max_position_embeddings = 64\n        self.rope_theta"
+    )
+    lines = rewritten(RULE, source.replace("        rope_config_validation(self)\n", "")).splitlines()
+    scope = {"PretrainedConfig": base}
+    exec("\n".join(lines[1:]), scope)
+    return scope["Config"]
+
+
+YARN = {"rope_type": "yarn", "factor": 4.0}
+
+
+def test_what_is_set_on_4_stays_as_it_is():
+    config = built(Release4)(rope_theta=9.0, rope_scaling=YARN)
+    assert vars(config) == {"max_position_embeddings": 64, "rope_theta": 9.0, "rope_scaling": YARN}
+    assert vars(built(Release4)()) == {"max_position_embeddings": 64, "rope_theta": 10000.0, "rope_scaling": None}
+
+
+def test_what_was_saved_on_5_comes_apart_on_4():
+    saved = {"rope_parameters": {**YARN, "rope_theta": 9.0}}
+    config = built(Release4)(**saved)
+    assert (config.rope_theta, config.rope_scaling) == (9.0, YARN)
+    config = built(Release4)(**saved, rope_theta=7.0)
+    assert (config.rope_theta, config.rope_scaling) == (7.0, YARN)
+
+
+def test_on_5_each_name_is_a_way_into_one_dictionary():
+    config = built(Release5)(rope_theta=9.0)
+    assert config.rope_parameters == {"rope_type": "default", "rope_theta": 9.0}
+    config.rope_scaling = YARN
+    assert config.rope_parameters == {**YARN, "rope_theta": 9.0, "original_max_position_embeddings": 64}
+    config.rope_theta = 7.0
+    config.max_position_embeddings = 128
+    assert config.rope_parameters == {**YARN, "rope_theta": 7.0, "original_max_position_embeddings": 128}
+    assert vars(config).keys() == {"rope_parameters", "max_position_embeddings"}
+    config.rope_parameters["rope_theta"] = 5.0
+    assert config.rope_theta == 5.0
+    config.rope_scaling = None
+    assert config.rope_parameters == {"rope_type": "default", "rope_theta": 5.0}
+    assert YARN == {"rope_type": "yarn", "factor": 4.0}
+
+
+def test_a_length_of_its_own_is_kept_on_5():
+    config = built(Release5)(rope_scaling={**YARN, "original_max_position_embeddings": 32})
+    config.max_position_embeddings = 128
+    assert config.rope_parameters["original_max_position_embeddings"] == 32

@@ -3,14 +3,6 @@ import pytest
 from tests.hotfix.specification import check_noop, check_transformed, check_unrecognised
 
 RULE = "tied-keys"
-#: What 5.3 needs besides, at the end of the class.
-MARK = """
-    def mark_tied_weights_as_initialized(self, *args):
-        tied = [(info, info.missing_keys & self.all_tied_weights_keys.keys()) for info in args]
-        super().mark_tied_weights_as_initialized(*args)
-        for info, keys in tied:
-            info.missing_keys |= keys  # transformers 5.3 takes them for loaded and leaves them untied and empty
-"""
 GETTER = "    def get_input_embeddings(self):\n        return self.model.embed_tokens\n"
 
 
@@ -38,12 +30,12 @@ def test_left_alone(source):
 def test_any_literal_collection(keys):
     inner = keys[1:-1].replace("weight'", "weight': X").replace('weight"', 'weight": X')
     after = f"{{{inner}}}".replace("X", '"model.embed_tokens.weight"')
-    check_transformed(RULE, head(keys), head(after) + MARK)
+    check_transformed(RULE, head(keys), head(after))
 
 
 def test_an_annotated_assignment():
     before = f'class A(PreTrainedModel):\n    _tied_weights_keys: list = ["lm_head.weight"]\n{GETTER}'
-    after = before.replace('["lm_head.weight"]', '{"lm_head.weight": "model.embed_tokens.weight"}') + MARK
+    after = before.replace('["lm_head.weight"]', '{"lm_head.weight": "model.embed_tokens.weight"}')
     check_transformed(RULE, before, after)
 
 
@@ -60,7 +52,7 @@ def test_the_embedding_is_found_through_the_modules_without_a_getter():
     check_transformed(
         RULE,
         imported + head('["out.weight"]', modules),
-        imported + head('{"out.weight": "decoder.words.weight"}', modules.replace("class", f"{MARK}class", 1)),
+        imported + head('{"out.weight": "decoder.words.weight"}', modules),
     )
 
 

@@ -90,6 +90,18 @@ def packed(case: Case) -> None:
         expect_close(logits(model, torch.cat(rows, 1), position_ids=positions), alone, f"{attention}, logits", 1e-3)
 
 
+@feature("cache_position handed over, as far as the release moves it along")
+@torch.no_grad()
+def cache_position(case: Case) -> None:
+    for ids in case.ids:
+        begun = {"use_cache": True, "cache_position": torch.arange(3)}
+        first = case.model(ids[:, :3], **begun)
+        following = case.model._update_model_kwargs_for_generation(first, begun)
+        place = following.get("cache_position")
+        found = case.model(ids[:, 3:4], past_key_values=first.past_key_values, use_cache=True, cache_position=place)
+        expect_close(found.logits[:, 0], logits(case.model, ids)[:, 3], "logits of the fourth token")
+
+
 @feature("4-D attention mask")
 def mask_4d(case: Case) -> None:
     for attention in ("sdpa", "eager"):

@@ -153,7 +153,7 @@ def _expect_small(case: Case, positions: int, learn: bool) -> None:
     one = dict.fromkeys(("num_hidden_layers", "num_attention_heads", "num_key_value_heads"), 1)
     model, ids = case.random(**one, vocab_size=300), torch.zeros(1, positions, dtype=torch.int64)
     with _Largest() as largest, torch.set_grad_enabled(learn):
-        output = model.train(learn)(ids, labels=ids if learn else None, use_cache=not learn)
+        output = model.train(learn)(ids, labels=ids if learn else None, use_cache=False)
         if learn:
             output.loss.backward()
     expect(case.native or largest.numbers < positions**2, f"a tensor of {largest.numbers} numbers is made")

@@ -1,9 +1,11 @@
 """The rotary embedding, against its closed form, whatever memory held before."""
 
+import copy
 import math
 from typing import Any
 
 import torch
+import transformers
 
 from opensci_lib.compat import feature
 from opensci_lib.compat.case import Case, expect, expect_close, expect_equal, logits
@@ -24,7 +26,7 @@ _TYPES: dict[str, dict[str, Any] | None] = {
 }
 
 
-def closed_form(config: Any, kind: str, positions: int = 1) -> tuple[torch.Tensor, float]:
+def closed_form(config: Any, kind: str, positions: int = 1, theta: float = 10000.0) -> tuple[torch.Tensor, float]:
     """Return (inv_freq, attention_scaling): float64 (head_dim / 2), radians a token, and a factor of cos and sin.
 
     Sources: default, Su et al. 2021 (arXiv 2104.09864), section 3.2.2; linear, Chen et al. 2023 (2306.15595);
@@ -33,7 +35,7 @@ def closed_form(config: Any, kind: str, positions: int = 1) -> tuple[torch.Tenso
     """
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     given = _TYPES[kind] or {}
-    factor, base = given.get("factor", 1.0), 10000.0
+    factor, base = given.get("factor", 1.0), theta
     if kind == "dynamic" and positions > _TRAINED:
         base *= (factor * positions / _TRAINED - (factor - 1)) ** (size / (size - 2))
     pairs = torch.arange(0, size, 2, dtype=torch.float64)
@@ -64,9 +66,9 @@ def rotary(model: Any) -> Any:
     return found[0]
 
 
-def _expect_closed_form(model: Any, kind: str, positions: int = 1) -> None:
+def _expect_closed_form(model: Any, kind: str, positions: int = 1, theta: float = 10000.0) -> None:
     module = rotary(model)
-    inv_freq, scaling = closed_form(model.config, kind, positions)
+    inv_freq, scaling = closed_form(model.config, kind, positions, theta)
     # Half a unit in the last place of the buffer's own dtype, and the rounding of one power in float32.
     tolerance = torch.finfo(module.inv_freq.dtype).eps + 1e-6
     error = ((module.inv_freq.double() - inv_freq) / inv_freq).abs().max().item()
@@ -155,3 +157,37 @@ def saved(case: Case) -> None:
         folder = case.place(f"saved-{kind}")
         _loaded(case, kind).save_pretrained(folder)
         _expect_closed_form(Case(folder, folder / "work", case.native).load(), kind)
+
+
+@feature("right however rope_theta, rope_scaling and max_position_embeddings are set")
+def by_hand(case: Case) -> None:
+    if case.native:  # takes rope_parameters alone from 5.0 on; the model's own code does without the release
+        return
+    theta = 1e6
+
+    def config(**changes: Any) -> Any:
+        return transformers.AutoConfig.from_pretrained(case.folder, trust_remote_code=True, **changes)
+
+    def expect_built(config: Any, kind: str) -> None:
+        model = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=True)
+        _expect_closed_form(model, kind, theta=theta)
+
+    for kind, given in _TYPES.items():
+        changes: dict[str, Any] = {"rope_theta": theta, "rope_scaling": given, "max_position_embeddings": _TRAINED}
+        if given is None:
+            del changes["rope_scaling"]
+        for names in (list(changes), list(changes)[::-1]):
+            values = {name: copy.deepcopy(changes[name]) for name in names}  # some releases write into them
+            expect_built(config(**copy.deepcopy(values)), kind)
+            expect_built(type(config())(**{**config().to_dict(), **copy.deepcopy(values)}), kind)
+            by_attribute = config()
+            for name, value in values.items():
+                setattr(by_attribute, name, value)
+            expect_built(by_attribute, kind)
+    # yarn of another length and theta in config.json, changed while loading, and saved
+    edited = case.edited(rope_scaling=_TYPES["yarn"], rope_theta=10000.0, max_position_embeddings=2 * _TRAINED)
+    model = edited.load(rope_theta=theta, max_position_embeddings=_TRAINED)
+    _expect_closed_form(model, "yarn", theta=theta)
+    folder = case.place("by-hand")
+    model.save_pretrained(folder)
+    _expect_closed_form(Case(folder, folder / "work").load(), "yarn", theta=theta)

@@ -11,9 +11,9 @@ from opensci_lib.compat import feature
 from opensci_lib.compat.case import Case, expect, expect_close, expect_equal, logits
 
 
-def _gradients(model: Any, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+def _gradients(model: Any, ids: torch.Tensor, **options: Any) -> dict[str, torch.Tensor]:
     model.zero_grad()
-    model(ids, labels=ids, use_cache=False).loss.backward()
+    model(ids, labels=ids, use_cache=False, **options).loss.backward()
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
@@ -55,6 +55,17 @@ def checkpointing_reentrant(case: Case) -> None:
 @feature("gradient checkpointing, not reentrant")
 def checkpointing(case: Case) -> None:
     _checkpointing(case, use_reentrant=False)
+
+
+@feature("gradient checkpointing with a cache handed over")
+def checkpointing_with_cache(case: Case) -> None:
+    model, ids = case.load().train(), case.ids[1]
+    plain = _gradients(model, ids)
+    for use_reentrant in (True, False):
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": use_reentrant})
+        found = _gradients(model, ids, past_key_values=transformers.DynamicCache())
+        for name, gradient in plain.items():
+            expect_equal(found[name], gradient, f"gradient of {name}")
 
 
 @feature("gradient checkpointing of every second layer")

@@ -14,7 +14,7 @@ def edits(sources: Sources) -> Edits:
     auto_map = sources.config.get("auto_map", {})
     if "AutoModelForCausalLM" not in auto_map:
         return
-    file = auto_map["AutoModelForCausalLM"].rpartition(".")[0]
+    file = auto_map["AutoModelForCausalLM"].rpartition(".")[0].rpartition("--")[2]
     for name, node in sources.modeling.classes.items():
         for head in _HEADS:
             if name.endswith(head) and f"AutoModel{head}" not in auto_map and method(node, "forward"):

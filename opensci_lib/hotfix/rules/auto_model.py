@@ -16,7 +16,7 @@ def edits(sources: Sources) -> Edits:
     reference = auto_map.get("AutoModel")
     if reference is None or "AutoModelForCausalLM" not in auto_map:
         return
-    module, _, named = reference.rpartition(".")
+    named = reference.rpartition(".")[2]
     head = source.classes.get(auto_map["AutoModelForCausalLM"].rpartition(".")[2])
     if head is None or named not in source.classes or _has_forward(source, named):
         return
@@ -31,7 +31,7 @@ def edits(sources: Sources) -> Edits:
         raise UnrecognisedError(
             head, f"auto_map.AutoModel names {named}, which has no forward, and {head.name} shows no other"
         )
-    yield sources.config.set("auto_map", "AutoModel", value=f"{module}.{models[0]}")
+    yield sources.config.swap("auto_map", "AutoModel", old=named, new=models[0])
 
 
 def _has_forward(source: Source, name: str) -> bool:

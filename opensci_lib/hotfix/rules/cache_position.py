@@ -4,17 +4,29 @@ From 5.13 at the latest `generate` no longer knows `cache_position`. For a model
 argument it still makes one, warns, and says that it won't in a later release. Releases that pass it
 pass it by name, so that it arrives among the keyword arguments; where it is missing the model
 computes it already.
+
+From 5.4 on `generate` and the native models have none, and nothing moves one along that a caller started: it
+would place every token where the first one stood. There it is ignored, as by native models.
 """
 
 from opensci_lib.hotfix.rule import Edits, Rule, Sources
 from opensci_lib.hotfix.source import UnrecognisedError, arguments, method
 
 _NAME = "cache_position"
+_MIXIN = ("transformers.GenerationMixin", "transformers.generation.GenerationMixin")
+_IMPORT = "from transformers.generation import GenerationMixin"
+_LINES = f"""\
+{_NAME} = {{kwargs}}.pop("{_NAME}", None)
+if not hasattr({{mixin}}, "_get_initial_{_NAME}"):
+    {_NAME} = None  # generate() does not move it along from transformers 5.4 on: a caller's may be old
+"""
 
 
 def edits(sources: Sources) -> Edits:
-    """Pop it from the keyword arguments of each model's `forward`."""
+    """Pop it from the keyword arguments of each model's `forward`, and use it where the release moves it along."""
     source = sources.modeling
+    mixin = next((name for full in _MIXIN if (name := source.name_of(full))), None)
+    changed = False
     for name, owner in source.classes.items():
         forward = method(owner, "forward")
         if forward is None or not any(base.endswith("PreTrainedModel") for base in source.ancestry(name)):
@@ -28,27 +40,36 @@ def edits(sources: Sources) -> Edits:
         if forward.args.kwarg is None:
             raise UnrecognisedError(named[0], "forward takes no other keyword arguments")
         yield source.without_argument(forward, _NAME)
-        yield source.first_in(forward, f'{_NAME} = {forward.args.kwarg.arg}.pop("{_NAME}", None)')
+        lines = _LINES.format(kwargs=forward.args.kwarg.arg, mixin=mixin or "GenerationMixin")
+        yield source.first_in(forward, lines)
+        changed = True
+    if changed and mixin is None:
+        yield source.below_imports(_IMPORT)
 
 
 RULE = Rule(
     id="cache-position",
-    releases="5.13 and later",
-    cause="generate() warns that it will stop passing cache_position to models that name it as an argument.",
+    releases="5.4 and later",
+    cause=(
+        "generate() warns that it will stop passing cache_position to models that name it as an argument. What a "
+        "caller starts, no release from 5.4 on moves along, and every token gets the place of the first."
+    ),
     before=(
-        "from transformers import PreTrainedModel\n"
+        "from transformers import GenerationMixin, PreTrainedModel\n"
         "\n"
         "class Model(PreTrainedModel):\n"
         "    def forward(self, input_ids=None, cache_position=None, **kwargs):\n"
         "        return self.layers(input_ids, cache_position)\n"
     ),
     after=(
-        "from transformers import PreTrainedModel\n"
+        "from transformers import GenerationMixin, PreTrainedModel\n"
         "\n"
         "class Model(PreTrainedModel):\n"
         "    def forward(self, input_ids=None, **kwargs):\n"
-        '        cache_position = kwargs.pop("cache_position", None)\n'
-        "        return self.layers(input_ids, cache_position)\n"
+        + "".join(
+            f"        {line}\n" for line in _LINES.format(kwargs="kwargs", mixin="GenerationMixin").splitlines()
+        )
+        + "        return self.layers(input_ids, cache_position)\n"
     ),
     trf=("TRF044",),
     edits=edits,

@@ -1,6 +1,6 @@
 """Let the configuration itself say what `use_return_dict` is.
 
-From 5.13 at the latest the library's property logs a warning, which `torch.compile(fullgraph=True)` can't trace.
+From 5.4 on the library's property logs a warning, which `torch.compile(fullgraph=True)` can't trace.
 Until 4.57 it also meant that TorchScript wants tuples.
 """
 
@@ -13,7 +13,7 @@ _NAME = "use_return_dict"
 _PROPERTY = f"""\
 @property
 def {_NAME}(self):
-    return self.return_dict and not getattr(self, "torchscript", False)  # without the warning of 5.13
+    return self.return_dict and not getattr(self, "torchscript", False)  # without the warning of 5.4
 """
 
 
@@ -40,7 +40,7 @@ _EXAMPLE = (
 RULE = Rule(
     id="return-dict",
     target="configuration",
-    releases="5.13 and later",
+    releases="5.4 and later",
     cause="config.use_return_dict logs a warning of deprecation, which also breaks torch.compile(fullgraph=True).",
     before=_EXAMPLE,
     after=_EXAMPLE + "\n" + "".join(f"    {line}\n" for line in _PROPERTY.splitlines()),

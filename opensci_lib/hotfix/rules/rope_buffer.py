@@ -25,55 +25,64 @@ _METHOD = "def _init_weights(self, module):\n"
 def edits(sources: Sources) -> Edits:
     """Call the library's `_init_weights` first, and keep what it filled as the original."""
     source = sources.modeling
-    rotary = []
-    for owner in source.classes.values():
+    rotary = [owner for owner in source.classes.values() if knows(source, owner)]
+    for owner in rotary:
         initializer = method(owner, "__init__")
-        for call in source.calls("self.register_buffer", initializer) if initializer else []:
-            if initializer and not _is_saved(call):
-                rotary.append(owner)
-                yield from _checked(source, owner, initializer, call)
+        [call] = _lost(source, initializer)
+        line = source.enclosing(call, ast.stmt)
+        if line is not None and f"self.{_ORIGINAL}" not in _made(source, initializer):
+            yield source.after(line, f"self.{_ORIGINAL} = self.inv_freq")
     if rotary:
         yield from _initialised(source, rotary[0])
 
 
-def _is_saved(call: ast.Call) -> bool:
+def is_saved(call: ast.Call) -> bool:
+    """Say whether a buffer is registered to be in the checkpoint."""
     given = [keyword.value for keyword in call.keywords if keyword.arg == "persistent"]
     return not (given and isinstance(given[0], ast.Constant) and given[0].value is False)
 
 
-def _checked(source: Source, owner: ast.ClassDef, initializer: Function, call: ast.Call) -> Edits:
-    """See that the library fills this buffer as the constructor does, and let the module keep the original."""
-    match call.args:
-        case [ast.Constant(value="inv_freq"), ast.Name(id=local), *_]:
-            pass
-        case _:
-            raise UnrecognisedError(
-                call, "a buffer other than inv_freq is not in the checkpoint and must be computed again"
-            )
+def knows(source: Source, owner: ast.ClassDef) -> bool:
+    """Say whether a class has inv_freq for its only such buffer, and the library fills it as the constructor does."""
+    initializer, lost = method(owner, "__init__"), _lost(source, owner)
+    calls = _lost(source, initializer) if initializer else []
+    if len(calls) != 1 or any(not _is_inv_freq(call) for call in lost):
+        return False
+    made, values = _made(source, initializer), calls[0].args[1:2]
+    computed = made.get(dotted(values[0])) if values else None
+    return (
+        isinstance(computed, ast.Call)
+        and dotted(computed.func) == "self.rope_init_fn"
+        and "RotaryEmbedding" in owner.name
+        and {"self.rope_type", "self.config"} <= made.keys()
+    )
+
+
+def _lost(source: Source, within: ast.AST | None) -> list[ast.Call]:
+    return [call for call in source.calls("self.register_buffer", within) if not is_saved(call)]
+
+
+def _is_inv_freq(call: ast.Call) -> bool:
+    return bool(call.args) and isinstance(call.args[0], ast.Constant) and call.args[0].value == "inv_freq"
+
+
+def _made(source: Source, initializer: Function | None) -> dict[str, ast.expr]:
+    """Return what a constructor assigns, by how it is written."""
     made = {}
     for line in source.find(ast.Assign, within=initializer):
         for target in line.targets:
             for name in target.elts if isinstance(target, ast.Tuple) else [target]:
                 made[dotted(name)] = line.value
-    computed = made.get(local)
-    if not isinstance(computed, ast.Call) or dotted(computed.func) != "self.rope_init_fn":
-        raise UnrecognisedError(call, "inv_freq is computed otherwise than by rope_init_fn")
-    if "RotaryEmbedding" not in owner.name or not {"self.rope_type", "self.config"} <= made.keys():
-        raise UnrecognisedError(call, f"{owner.name} is not known to the library, which must fill inv_freq")
-    line = source.enclosing(call, ast.stmt)
-    if line is not None and f"self.{_ORIGINAL}" not in made:
-        yield source.after(line, f"self.{_ORIGINAL} = self.inv_freq")
+    return made
 
 
 def _initialised(source: Source, rotary: ast.ClassDef) -> Edits:
     """Add to `_init_weights` of the file's PreTrainedModel class, or write one."""
-    owners = [owner for owner in source.classes.values() if any(_is_library(source, base) for base in owner.bases)]
-    if len(owners) != 1:
-        raise UnrecognisedError(rotary, f"{len(owners)} classes derive from PreTrainedModel directly")
-    existing = method(owners[0], "_init_weights")
+    owner = library_model(source, rotary)
+    existing = method(owner, "_init_weights")
     if existing is None:
         added = _CALL.format(module="module") + _KEPT.format(module="module")
-        yield source.last_in(owners[0], _METHOD + "".join(f"    {line}\n" for line in added.splitlines()))
+        yield source.last_in(owner, _METHOD + "".join(f"    {line}\n" for line in added.splitlines()))
         return
     names = list(arguments(existing))
     if len(names) != 2:
@@ -87,6 +96,14 @@ def _initialised(source: Source, rotary: ast.ClassDef) -> Edits:
         yield source.after(opening, kept)
     else:
         yield source.first_in(existing, _CALL.format(module=names[1]) + kept)
+
+
+def library_model(source: Source, concerned: ast.ClassDef) -> ast.ClassDef:
+    """Return the file's one class that derives from the library's PreTrainedModel."""
+    owners = [owner for owner in source.classes.values() if any(_is_library(source, base) for base in owner.bases)]
+    if len(owners) != 1:
+        raise UnrecognisedError(concerned, f"{len(owners)} classes derive from PreTrainedModel directly")
+    return owners[0]
 
 
 def _is_library(source: Source, base: ast.expr) -> bool:

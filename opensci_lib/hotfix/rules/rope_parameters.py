@@ -2,7 +2,9 @@
 
 Until 4.57 a configuration holds `rope_theta` and `rope_scaling`. From 5.0 on both are one dictionary,
 `rope_parameters`, also in the config.json that `save_pretrained` writes, so that a model saved under
-5.x lost its RoPE type when it was loaded under 4.x. The old ways raise a FutureWarning on 5.x.
+5.x lost its RoPE type when it was loaded under 4.x. The old ways raise a FutureWarning on 5.x, and what
+is set by the name `rope_theta` is not read. So on 5.x the old names become properties, which write where
+the release reads: each may be set alone, before the model is built, as on 4.48.
 """
 
 import ast
@@ -11,21 +13,71 @@ from opensci_lib.hotfix.rule import Edits, Rule, Sources
 from opensci_lib.hotfix.source import Function, Source, UnrecognisedError, arguments, dotted, method
 
 _VALIDATION = "transformers.modeling_rope_utils.rope_config_validation"
-_FEATURE = 'hasattr(self, "standardize_rope_params")'
+_FEATURE = "standardize_rope_params"
+_PARAMETERS = """\
+rope_parameters = {kwargs}.pop("rope_parameters", None) or {{}}  # what transformers 5 saves in place of both
+if {theta} is None:
+    {theta} = rope_parameters.get("rope_theta", {default})
+if {scaling} is None and rope_parameters:
+    {scaling} = {{name: value for name, value in rope_parameters.items() if name != "rope_theta"}}
+"""
+_PROPERTIES = """
+if hasattr(BASE, "standardize_rope_params"):
+    # transformers 5 reads both from one dictionary, rope_parameters
+
+    @property
+    def rope_theta(self):
+        return self.rope_parameters["rope_theta"]
+
+    @rope_theta.setter
+    def rope_theta(self, value):
+        self.rope_parameters = {**getattr(self, "rope_parameters", {}), "rope_theta": value}
+
+    @property
+    def rope_scaling(self):
+        return self.rope_parameters
+
+    @rope_scaling.setter
+    def rope_scaling(self, value):
+        self.rope_parameters = {"rope_theta": self.rope_theta, **(value or {"rope_type": "default"})}
+        self.standardize_rope_params()
+"""
+_LENGTH = """\
+
+    @property
+    def max_position_embeddings(self):
+        return self.__dict__["max_position_embeddings"]
+
+    @max_position_embeddings.setter
+    def max_position_embeddings(self, value):
+        before = self.__dict__.get("max_position_embeddings")
+        self.__dict__["max_position_embeddings"] = value
+        parameters = getattr(self, "rope_parameters", {})
+        if parameters.get("rope_type") in ("yarn", "longrope"):
+            if parameters.get("original_max_position_embeddings") == before:  # it was taken from here
+                parameters["original_max_position_embeddings"] = value
+"""
 
 
 def edits(sources: Sources) -> Edits:
-    """Set `rope_parameters` where the release has it, and validate in the release's own way."""
+    """Write the old names through to `rope_parameters` where the release has it, and validate in its own way."""
     source = sources.configuration
     if source is None:
         return
     for owner in source.classes.values():
         initializer = method(owner, "__init__")
-        if initializer is None:
+        if initializer is None or not owner.bases or _FEATURE in source.code(owner):
             continue
-        for line in source.find(ast.Assign, within=initializer):
-            if [dotted(target) for target in line.targets] == ["self.rope_scaling"] and not _is_guarded(source, line):
-                yield from source.deeper(line, _set(initializer, source.code(line.value)))
+        set_here = {
+            dotted(target): line for line in source.find(ast.Assign, within=initializer) for target in line.targets
+        }
+        if "self.rope_scaling" not in set_here:
+            continue
+        if "self.rope_theta" not in set_here:
+            raise UnrecognisedError(set_here["self.rope_scaling"], "rope_scaling is set without rope_theta")
+        yield from _taken(source, initializer, set_here["self.rope_theta"], set_here["self.rope_scaling"])
+        properties = _PROPERTIES + _LENGTH * ("self.max_position_embeddings" in set_here)
+        yield source.last_in(owner, properties.replace("BASE", source.code(owner.bases[0])).strip())
     for use in source.find(ast.Name, ast.Attribute):
         if _VALIDATION not in source.names(use) or _is_guarded(source, use):
             continue
@@ -33,23 +85,30 @@ def edits(sources: Sources) -> Edits:
         call = line.value if isinstance(line, ast.Expr) else None
         if line is None or not isinstance(call, ast.Call) or "self" not in map(dotted, call.args):
             raise UnrecognisedError(use, "rope_config_validation is used otherwise than as a call on self")
-        yield from source.deeper(line, f"if {_FEATURE}:\n    self.standardize_rope_params()\nelse:\n")
+        yield from source.deeper(line, f'if not hasattr(self, "{_FEATURE}"):\n')
 
 
-def _set(initializer: Function, value: str) -> str:
-    """Return the lines above `self.rope_scaling = value`, which goes into the last block."""
-    lines = f"if {_FEATURE}:\n    self.rope_parameters = {value}\nelse:\n"
-    if initializer.args.kwarg is None or value not in arguments(initializer):
-        return lines
-    return (
-        f"if {value} is None:\n"
-        f'    {value} = {initializer.args.kwarg.arg}.pop("rope_parameters", None)  # its name in transformers 5\n'
-        f"{lines}"
+def _taken(source: Source, initializer: Function, theta: ast.Assign, scaling: ast.Assign) -> Edits:
+    """Take both from `rope_parameters` too, where they are arguments: what has a name of its own goes first."""
+    names = [source.code(line.value) for line in (theta, scaling)]
+    if initializer.args.kwarg is None or not set(names) <= arguments(initializer).keys():
+        return
+    default = source.default(initializer, names[0])
+    if default is None:
+        raise UnrecognisedError(theta, "rope_theta has no default")
+    yield source.replaced(default, "None")
+    lines = _PARAMETERS.format(
+        kwargs=initializer.args.kwarg.arg, theta=names[0], scaling=names[1], default=source.code(default)
     )
+    yield source.before(min(theta, scaling, key=source.start), lines)
 
 
 def _is_guarded(source: Source, node: ast.AST) -> bool:
     return any(isinstance(parent, ast.If) and _FEATURE in source.code(parent.test) for parent in source.parents(node))
+
+
+def _lines(text: str, indent: int) -> str:
+    return "".join(f"{' ' * indent}{line}".rstrip() + "\n" for line in text.splitlines())
 
 
 RULE = Rule(
@@ -57,8 +116,8 @@ RULE = Rule(
     target="configuration",
     releases="5.0 and later",
     cause=(
-        "5.0 merged rope_theta and rope_scaling into rope_parameters: the old names raise a FutureWarning, and a "
-        "model saved under 5.x loses its RoPE type under 4.x."
+        "5.0 merged rope_theta and rope_scaling into rope_parameters: the old names raise a FutureWarning, a theta "
+        "that is set by its old name is not read, and a model saved under 5.x loses its RoPE type under 4.x."
     ),
     before=(
         "from transformers.modeling_rope_utils import rope_config_validation\n"
@@ -73,18 +132,14 @@ RULE = Rule(
         "from transformers.modeling_rope_utils import rope_config_validation\n"
         "\n"
         "class Config(PretrainedConfig):\n"
-        "    def __init__(self, rope_theta=10000.0, rope_scaling=None, **kwargs):\n"
-        "        self.rope_theta = rope_theta\n"
-        "        if rope_scaling is None:\n"
-        '            rope_scaling = kwargs.pop("rope_parameters", None)  # its name in transformers 5\n'
-        '        if hasattr(self, "standardize_rope_params"):\n'
-        "            self.rope_parameters = rope_scaling\n"
-        "        else:\n"
-        "            self.rope_scaling = rope_scaling\n"
-        '        if hasattr(self, "standardize_rope_params"):\n'
-        "            self.standardize_rope_params()\n"
-        "        else:\n"
-        "            rope_config_validation(self)\n"
+        "    def __init__(self, rope_theta=None, rope_scaling=None, **kwargs):\n"
+        + _lines(
+            _PARAMETERS.format(kwargs="kwargs", theta="rope_theta", scaling="rope_scaling", default="10000.0"), 8
+        )
+        + "        self.rope_theta = rope_theta\n"
+        "        self.rope_scaling = rope_scaling\n"
+        f'        if not hasattr(self, "{_FEATURE}"):\n'
+        "            rope_config_validation(self)\n" + _lines(_PROPERTIES.replace("BASE", "PretrainedConfig"), 4)
     ),
     edits=edits,
 )

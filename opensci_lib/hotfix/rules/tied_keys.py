@@ -2,9 +2,6 @@
 
 A list until 4.57, a dictionary from 5.0 on. The 4.x releases only iterate over it, which gives the
 targets of a dictionary just as well.
-
-5.3 alone has a fault in `mark_tied_weights_as_initialized`: for a model with code of its own it drops
-every weight to be tied from the missing ones, then takes it for loaded, and leaves it untied and empty.
 """
 
 import ast
@@ -14,17 +11,10 @@ from opensci_lib.hotfix.rule import Edits, Rule, Sources
 from opensci_lib.hotfix.source import Source, UnrecognisedError, dotted, method
 
 _KEYS = "_tied_weights_keys"
-_MARK = """
-def mark_tied_weights_as_initialized(self, *args):
-    tied = [(info, info.missing_keys & self.all_tied_weights_keys.keys()) for info in args]
-    super().mark_tied_weights_as_initialized(*args)
-    for info, keys in tied:
-        info.missing_keys |= keys  # transformers 5.3 takes them for loaded and leaves them untied and empty
-"""
 
 
 def edits(sources: Sources) -> Edits:
-    """Turn the list into a dictionary whose values are the input embedding's weight, and see that 5.3 ties them."""
+    """Turn the list into a dictionary whose values are the input embedding's weight."""
     source = sources.modeling
     for owner in source.classes.values():
         for line in owner.body:
@@ -51,7 +41,6 @@ def _with_sources(source: Source, owner: ast.ClassDef, value: ast.expr) -> Edits
     for key in value.elts:
         yield Edit(source.end(key), source.end(key), f": {weight}")
     yield Edit(end if bare else end - 1, end, "}", 1)
-    yield source.last_in(owner, _MARK.strip())
 
 
 def _input_embedding(source: Source, owner: ast.ClassDef) -> str:
@@ -97,7 +86,6 @@ RULE = Rule(
         "\n"
         "    def get_input_embeddings(self):\n"
         "        return self.model.embed_tokens\n"
-        + "".join(f"    {line}".rstrip() + "\n" for line in _MARK.splitlines())
     ),
     trf=("TRF048",),
     signs=("'list' object has no attribute 'keys'",),

@@ -35,10 +35,8 @@ class _Figure(Figure):
         shown = [text for axes in self.axes for text in (axes.get_title(), axes.get_ylabel(), axes.get_xlabel())]
         alt = f"{finding}. In the picture: {', '.join(dict.fromkeys(filter(None, shown)))}".replace("\n", " ")
         data = base64.b64encode(picture.getvalue()).decode()
-        return (
-            f"<figure><figcaption>{escape(finding)}</figcaption>"
-            f'<div class="scroll"><img width="{100 * _WIDTH:.0f}" alt="{escape(alt)}" src="data:image/png;base64,{data}"></div></figure>'
-        )
+        image = f'<img width="{100 * _WIDTH:.0f}" alt="{escape(alt)}" src="data:image/png;base64,{data}">'
+        return f'<figure><figcaption>{escape(finding)}</figcaption><div class="scroll">{image}</div></figure>'
 
 
 def canvas(finding: str, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, np.ndarray]:

@@ -1,0 +1,7 @@
+class TinyPreTrainedModel: ...
+
+
+class TinyForCausalLM: ...
+
+
+x = ()

@@ -1,0 +1,8 @@
+class TinyPreTrainedModel: ...
+
+
+class TinyForCausalLM: ...
+
+
+ﬁ = 1
+fi = 2

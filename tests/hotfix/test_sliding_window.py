@@ -1,0 +1,35 @@
+import pytest
+
+from opensci_lib.hotfix.rule import Sources
+from opensci_lib.hotfix.settings import Settings
+from opensci_lib.hotfix.source import Source, UnrecognisedError
+from tests.hotfix.specification import check_noop, check_transformed, rule
+
+RULE = "sliding-window"
+BEFORE = """\
+class Config(PretrainedConfig):
+    def __init__(self, sliding_window=4096, use_sliding_window=False):
+        self.sliding_window = sliding_window
+"""
+
+
+def test_a_window_that_is_off_is_none():
+    after = BEFORE.replace("= sliding_window\n", "= sliding_window if use_sliding_window else None\n")
+    check_transformed(RULE, BEFORE, after)
+
+
+@pytest.mark.parametrize("source", [BEFORE.replace("use_sliding_window=False", "other=1"), "class Config: ...\n"])
+def test_left_alone(source):
+    check_noop(RULE, source)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_model_that_reads_the_window_must_ask_for_the_switch(asked):
+    model = Source(f"if {'config.use_sliding_window' if asked else 'True'}:\n    n = config.sliding_window\n")
+    sources = Sources(model, Source(BEFORE), Settings("{}"), None, {"modeling": model})
+    if asked:
+        assert len(list(rule(RULE).edits(sources))) == 1
+        return
+    with pytest.raises(UnrecognisedError) as caught:
+        list(rule(RULE).edits(sources))
+    assert caught.value.node.lineno == 3

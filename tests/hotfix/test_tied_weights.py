@@ -1,0 +1,59 @@
+import pytest
+
+from tests.hotfix.specification import check_noop, check_transformed
+
+RULE = "tied-weights"
+METHOD = """
+    def mark_tied_weights_as_initialized(self, *args):
+        missing = [info.missing_keys for info in args]
+        super().mark_tied_weights_as_initialized(*args)
+        for info, keys in zip(args, missing):
+            info.missing_keys = keys  # transformers 5.3 takes weights to be tied for loaded, and leaves them empty
+"""
+MODEL = "class ForCausalLM(PreTrainedModel):\n    {}\n    main = 1\n"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '_tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}',
+        '_tied_weights_keys = ["lm_head.weight"]',
+        '_tied_weights_keys: dict = {"lm_head.weight": "model.embed_tokens.weight"}',
+    ],
+)
+def test_a_class_with_tied_weights_gets_the_method(line):
+    check_transformed(RULE, MODEL.format(line), MODEL.format(line) + METHOD)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        MODEL.format("_tied_weights_keys = None"),
+        MODEL.format("other = ['lm_head.weight']"),
+        "_tied_weights_keys = []\n",
+    ],
+)
+def test_left_alone(source):
+    check_noop(RULE, source)
+
+
+class Info:
+    def __init__(self, *keys: str):
+        self.missing_keys = {*keys}
+
+
+class Library:
+    """Of each release: what it does with what it is given."""
+
+    def mark_tied_weights_as_initialized(self, *infos):
+        for info in infos:
+            info.missing_keys = {key for key in info.missing_keys if key != "lm_head.weight"}
+
+
+def test_it_undoes_what_5_3_does_and_takes_no_argument_where_the_release_gives_none():
+    scope: dict = {"Library": Library}
+    exec("class Model(Library):" + METHOD.replace("super()", "super(Model, self)"), scope)
+    info = Info("lm_head.weight", "score.weight")
+    scope["Model"]().mark_tied_weights_as_initialized(info)
+    assert info.missing_keys == {"lm_head.weight", "score.weight"}
+    scope["Model"]().mark_tied_weights_as_initialized()
