@@ -80,7 +80,7 @@ def test_every_release_of_the_index_was_run_and_stands_in_its_table():
     assert page.count("\n| ") == len(series) + 1
     assert {row["release"] for row in rows if row["locked"]} == set(kernels.available())
     equal = [row for row in rows if row["outcome"] == "equal"]
-    assert f"{len(equal)} of {len(rows)} releases" in README
+    assert f"{len(equal)} of {len(rows)} releases" in UNWRAPPED
     assert f"all {len(rows)} that the package index has" in page
 
 
