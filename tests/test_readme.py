@@ -1,5 +1,6 @@
 """What the README says of the rules and releases is what the code says."""
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -64,6 +65,23 @@ def test_the_releases_are_what_the_picture_says_of_the_table():
     assert f"> {findings.equal_releases(measured)}" in UNWRAPPED
     assert ascending(measured["tf_version"]) == kernels.available()
     assert f"all {len(kernels.available())} locked releases" in README
+
+
+def test_every_release_of_the_index_was_run_and_stands_in_its_table():
+    page = (ROOT / "docs" / "patches.md").read_text()
+    rows = json.loads((ROOT / "benchmarks" / "results" / "patches.json").read_text())["rows"]
+    series: dict[str, list] = {}
+    for row in rows:
+        series.setdefault(row["release"].rpartition(".")[0], []).append(row)
+    for name, same in series.items():
+        outcomes = "; ".join(f"{row['release']}: {row['outcome']}" for row in same if row["outcome"] != "equal")
+        releases = ", ".join(row["release"] for row in same)
+        assert f"\n| {name} | {releases} | {outcomes or 'equal, bit for bit'} |\n" in page
+    assert page.count("\n| ") == len(series) + 1
+    assert {row["release"] for row in rows if row["locked"]} == set(kernels.available())
+    equal = [row for row in rows if row["outcome"] == "equal"]
+    assert f"{len(equal)} of {len(rows)} releases" in UNWRAPPED
+    assert f"all {len(rows)} that the package index has" in page
 
 
 def test_it_is_short_enough_to_be_read():
