@@ -18,6 +18,11 @@ def _built_in(context: click.Context, parameter: click.Parameter, path: str | No
     return str(MODEL) if path == "miniature" and not Path(path).exists() else path
 
 
+def _named(path: str) -> str:
+    """Return what a user calls a folder: `miniature` for the built-in model."""
+    return "miniature" if path == str(MODEL) else path
+
+
 _model_path = click.option(
     "--model_path",
     required=True,
@@ -136,7 +141,7 @@ def hotfix(
     if proof := proof_of(Path(outcome.dst_dir)):
         click.echo(f"proven on {len(proof['releases'])} releases from {proof['reference']} on ({proof['date']})")
     else:
-        click.echo(f"not proven: run `opensci prove --src_dir {src_dir}`")
+        click.echo(f"not proven: run `opensci prove --src_dir {_named(src_dir)}`")
 
 
 @main.command(epilog="Example: opensci check --model_path model_fixed --tf_version 5.23.0")
@@ -251,7 +256,7 @@ def prove(src_dir: str, tf_versions: str | None, weights: bool, csv: str | None)
     click.echo(f"Reference {proof.reference}; equal on {len(proof.releases)} of {len(proof.outcomes)} releases.")
     if csv:
         proof.table().to_csv(csv, index=False)
-    command = f"opensci prove --src_dir {src_dir}" + (f" --tf_versions {tf_versions}" if tf_versions else "")
+    command = f"opensci prove --src_dir {_named(src_dir)}" + (f" --tf_versions {tf_versions}" if tf_versions else "")
     for folder in (Path(src_dir), Path(src_dir).absolute().with_name(f"{Path(src_dir).name}_fixed")):
         if keep_proof(folder, proof.record(command)):
             click.echo(f"Recorded in {folder}/hotfix.json.")

@@ -14,6 +14,9 @@ RULE = "legacy-cache"
         ("n = past.seen_tokens + 1\n", "n = past.get_seq_length() + 1\n"),
         ("n = past.get_max_length()\n",
          'n = (past.get_max_length() if hasattr(past, "get_max_length") else None)\n'),
+        ("n = past.get_max_length() if hasattr(past, 'get_max_length') else past.get_max_cache_shape()\n",
+         "n = past.get_max_length() if hasattr(past, 'get_max_length') else "
+         "(past.get_max_cache_shape() if (past.get_max_cache_shape() or 0) > 0 else None)\n"),
         ("past = past.to_legacy_cache()\n",
          'past = (past.to_legacy_cache() if hasattr(past, "to_legacy_cache") else past)\n'),
         ("past = DynamicCache.from_legacy_cache(past)\n",
@@ -29,6 +32,7 @@ def test_each_is_written_in_a_way_that_releases_share(before, after):
     "source",
     [
         "n = past.get_seq_length()\n",
+        "n = past.get_max_cache_shape()\n",
         "n = past.get_max_length() if hasattr(past, 'get_max_length') else None\n",
         # a class of the file's own
         "class Own:\n    def length(self):\n        return self.seen_tokens + self.get_max_length()\n",

@@ -1,8 +1,8 @@
 """Ask a cache what releases after 4.48 still answer.
 
 Until about 4.50 a cache knew `get_usable_length`, `seen_tokens` and `get_max_length`, and until 4.57 it could be made
-of tuples of tensors and turned into them. The rewrites say the same of a `DynamicCache`, which models of that time
-are given.
+of tuples of tensors and turned into them. What replaced `get_max_length` gives -1 since 4.54 where that gave None.
+The rewrites say the same of a `DynamicCache`, which models of that time are given.
 """
 
 import ast
@@ -23,6 +23,8 @@ def edits(sources: Sources) -> Edits:
                 otherwise = "None" if call.func.attr == "get_max_length" else cache
                 guard = f'hasattr({cache}, "{call.func.attr}")'
                 yield source.replaced(call, f"({source.code(call)} if {guard} else {otherwise})")
+            elif call.func.attr == "get_max_cache_shape" and _stands_for_max_length(source, call):
+                yield source.replaced(call, f"({source.code(call)} if ({source.code(call)} or 0) > 0 else None)")
             elif call.func.attr == "from_legacy_cache" and not _is_guarded(source, call):
                 given = ", ".join(source.code(argument) for argument in [*call.args, *call.keywords])
                 guard = f'hasattr({cache}, "from_legacy_cache")'
@@ -32,6 +34,12 @@ def edits(sources: Sources) -> Edits:
             if not isinstance(use.ctx, ast.Load):
                 raise UnrecognisedError(use, "seen_tokens of a cache is written")
             yield source.replaced(use, f"{source.before_dot(use)}.get_seq_length()")
+
+
+def _stands_for_max_length(source: Source, call: ast.Call) -> bool:
+    """Say whether a call is the other choice where a cache has no `get_max_length`, and not yet rewritten."""
+    around = [node for node in source.parents(call) if isinstance(node, ast.IfExp)]
+    return bool(around) and "get_max_length" in source.code(around[0].test)
 
 
 def _layer(source: Source, call: ast.Call) -> str:
@@ -52,7 +60,10 @@ def _is_guarded(source: Source, call: ast.Call) -> bool:
 RULE = Rule(
     id="legacy-cache",
     releases="4.49 and later",
-    cause="A cache lost get_usable_length, get_max_length and seen_tokens, and in 5.0 its ways from and to tuples.",
+    cause=(
+        "A cache lost get_usable_length, get_max_length and seen_tokens, and in 5.0 its ways from and to tuples; "
+        "without limit it gives -1 as its length since 4.54, by which the mask is cut."
+    ),
     before=(
         "def forward(self, past, length):\n"
         "    past = DynamicCache.from_legacy_cache(past)\n"
