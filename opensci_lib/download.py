@@ -133,8 +133,8 @@ def _recorded(place: Path) -> Download | None:
     """Return what an earlier download to this folder wrote down when it was complete."""
     record = place / DOWNLOAD_RECORD
     found = json.loads(record.read_text()) if record.exists() else {}
-    # A record of an older version of this package may hold less.
-    if {field.name for field in fields(Download)} != set(found):
+    # A record of an older version of this package may hold less; `code` it could not have brought.
+    if {field.name for field in fields(Download)} != set(found) | {"code"}:
         return None
     names = [file.name for file in files(MODEL)]
     if found["model"] == MINIATURE and filecmp.cmpfiles(MODEL, place, names, shallow=False)[0] != names:
