@@ -328,7 +328,7 @@ NEEDED = {
     "cache-position": ("5.23.0", "messages: no warning that a native model does not get too", "`cache_position`"),
     "capability-flags": ("5.12.1", "attention: flags: all that a native Llama sets", "_can_compile_fullgraph"),
     "causal-loss": ("5.0.0", "kernels: training", "float32[19, 1024] instead of float32[18, 1024]"),
-    "causal-mask": ("5.23.0", "generation: prompt lookup decoding", "must match the size"),
+    "causal-mask": ("5.23.0", "generation: cache_implementation static", "get_max_cache_shape"),
     "checkpoint-layers": ("5.23.0", "training: gradient checkpointing of every second layer", "8 is not 6"),
     "init-weights": (
         "5.0.0",
