@@ -10,14 +10,14 @@ import ast
 from opensci_lib.hotfix.rule import Edits, Rule, Sources
 from opensci_lib.hotfix.source import UnrecognisedError, dotted
 
-#: Types whose experts are merged: `conversion_mapping` of transformers 5.0.0 and 5.2.0.
-_TYPES = {
+#: Types whose experts are merged: `conversion_mapping` of transformers 5.0.0 and 5.2.0. Not a set: what config.json says may be unhashable.
+_TYPES = (
     *("deepseek_v2", "deepseek_v3", "dots1", "ernie4_5_moe", "ernie4_5_vl_moe", "exaone_moe", "flex_olmo"),
     *("glm4_moe", "glm4_moe_lite", "glm4v_moe", "glm_moe_dsa", "gpt_oss", "hunyuan_v1_moe", "jamba", "lfm2_moe"),
     *("longcat_flash", "minimax", "minimax_m2", "mixtral", "olmoe", "phimoe", "qwen2_moe", "qwen3_5_moe"),
     *("qwen3_5_moe_text", "qwen3_moe", "qwen3_next", "qwen3_omni_moe", "qwen3_omni_moe_thinker", "qwen3_vl_moe"),
     "solar_open",
-}
+)
 
 
 def edits(sources: Sources) -> Edits:
