@@ -1,4 +1,4 @@
-"""A run whose kernel did not live to say what became of it: that sentence is the outcome, in the run's own records."""
+"""A run whose kernel did not live to say what became of it: its records get that sentence as the outcome."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def record_failure(record: str, sentence: str, parameters: dict[str, Any]) -> No
 
 
 def _record_variants(folder: Path, record: str, sentence: str, parameters: dict[str, Any]) -> None:
-    """Write it for each variant but those that were finished before: a run with the same settings goes on behind them."""
+    """Write it for each variant but those that were finished: a run with the same settings goes on behind them."""
     tf_version = parameters.get("tf_version")
     outcome = {"model": parameters.get("model"), "revision": parameters.get("revision"), "commit": None}
     begun = folder / f".{record}"
