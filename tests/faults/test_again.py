@@ -1,6 +1,7 @@
 """The same again: two pipelines on one folder of results, two whole runs, and a run from its record alone."""
 
 import json
+import os
 import shutil
 import subprocess
 import time
@@ -12,7 +13,7 @@ from safetensors.numpy import load_file
 
 from opensci_lib import project
 from tests import tally
-from tests.faults.disturbed import ROOT, command, finish, gone
+from tests.faults.disturbed import ROOT, command, finish
 
 pytestmark = [pytest.mark.kernel, pytest.mark.long]
 
@@ -86,7 +87,8 @@ def test_a_record_is_enough_to_run_the_same_again(results, tmp_path):
     asked |= {"tf_version": record["versions"]["transformers"], "variants": [record["variant"]]}
     with tally.case("a run from its record"):
         words = ["papermill", "--no-progress-bar", "notebooks/infer.ipynb", tmp_path / "out.ipynb", "-y"]
-        finish(command(*words, json.dumps({**asked, "output_dir": str(tmp_path)})))
+        threads = {"OMP_NUM_THREADS": str(record["machine"]["torch_threads"])}  # sums over others round otherwise
+        finish(command(*words, json.dumps({**asked, "output_dir": str(tmp_path)})), env={**os.environ, **threads})
         first, again = (load_file(folder / "capture.safetensors") for folder in (written, tmp_path / "fixed"))
         assert len(first) > 10
         assert again.keys() == first.keys()

@@ -133,7 +133,14 @@ def test_a_place_that_cannot_be_written(read_only, words):
 
 
 #: Runs a command where this checkout can't be written, as a system may show it to its users.
-READ_ONLY = ["unshare", "--mount", "sh", "-c", 'mount --bind . . && mount -o remount,ro,bind . && cd . && exec "$@"', "-"]
+READ_ONLY = [
+    "unshare",
+    "--mount",
+    "sh",
+    "-c",
+    'mount --bind . . && mount -o remount,ro,bind . && cd . && exec "$@"',
+    "-",
+]
 
 
 @pytest.mark.kernel
