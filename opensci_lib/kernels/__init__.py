@@ -97,7 +97,7 @@ def build(version: str, layer: str | None = None) -> Path:
         with _locked(version):
             if not _is_built(version):
                 _build(version, _contents(version))
-            if not _is_built(version, layer):
+            if layer and not _is_built(version, layer):
                 _add_layer(version, layer, _contents(version, layer))
             kernel.parent.mkdir(parents=True, exist_ok=True)
             _write(kernel, json.dumps(spec, indent=2) + "\n")
