@@ -16,6 +16,7 @@ from opensci_lib.hotfix.rules import (
     causal_mask,
     checkpoint_layers,
     expert_names,
+    generation_mixin,
     init_weights,
     legacy_cache,
     local_code,
@@ -54,6 +55,7 @@ RULES: tuple[Rule, ...] = (
     causal_mask.RULE,  # imports below the others, as checkpoint-layers and loss-kwargs do
     checkpoint_layers.RULE,
     expert_names.RULE,
+    generation_mixin.RULE,
     init_weights.RULE,
     legacy_cache.RULE,
     local_code.RULE,
