@@ -6,6 +6,8 @@ RULE = "position-ids"
 MADE = """\
         if attention_mask is not None and position_ids is None:
             position_ids = attention_mask.long().cumsum(-1) - 1
+            if past_key_values:
+                position_ids = position_ids[:, -input_ids.shape[1] :]
         return {"input_ids": input_ids, "position_ids": position_ids}
 """
 CUT = """\
@@ -41,6 +43,7 @@ def test_they_are_cut_before_the_model_makes_its_own(before):
     "source",
     [
         AS_ARGUMENT + "        return {}\n",
+        AS_ARGUMENT + "        if past:\n            position_ids = position_ids[..., -1:]\n" + MADE,
         FROM_KWARGS.format(taken="attention_mask.cumsum(-1)") + MADE,
         AS_ARGUMENT.replace("prepare_inputs_for_generation", "forward") + MADE,
         "def prepare_inputs_for_generation(input_ids, position_ids):\n    return position_ids\n",

@@ -48,7 +48,15 @@ def _takes_them(line: ast.Assign) -> bool:
 
 
 def _is_cut(source: Source, function: Function) -> bool:
-    return any(source.code(line.test) == f"{_NAME} is not None" for line in source.find(ast.If, within=function))
+    """Say whether positions are cut that are given, not only those that the function makes where there are none."""
+    for line in source.find(ast.Assign, within=function):
+        if dotted(line.targets[0]) == _NAME and isinstance(line.value, ast.Subscript):
+            branches = [node for node in source.parents(line) if isinstance(node, ast.If)]
+            if dotted(line.value.value) == _NAME and not any(
+                f"{_NAME} is None" in source.code(branch.test) for branch in branches
+            ):
+                return True
+    return False
 
 
 _EXAMPLE = """\
