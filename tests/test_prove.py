@@ -118,6 +118,22 @@ def test_a_folder_without_a_reference_is_refused(releases, tmp_path):
         prove(folder, weights=True, report=silent)
 
 
+def test_missing_packages_end_it_at_the_first_release(releases, tmp_path):
+    said = "the code needs einops, which the environment lacks: add it with --with"
+    stand_in = releases(r4_48_0=({"loads": said}, LOGITS), r5_0_0=(FINE, LOGITS))
+    with pytest.raises(OpensciError, match=r"tiny: the code needs einops, which .* with --with\.$"):
+        prove(make_folder(tmp_path / "tiny"), weights=True, report=silent)
+    assert stand_in.calls == ["4.48.0"]
+
+
+def test_missing_packages_are_found_in_what_an_error_says(tmp_path, monkeypatch):
+    stand_in = StandIn(tmp_path / "stand-in", monkeypatch)
+    error = "your environment: a, b_c. Run pip"
+    stand_in.add("4.48.0", f"echo 'ImportError: packages that were not found in {error}' >&2; exit 1")
+    with pytest.raises(OpensciError, match=r"tiny: the code needs a, b_c, which"):
+        prove(make_folder(tmp_path / "tiny"), weights=True, report=silent)
+
+
 def test_what_the_hotfix_refuses_is_not_proven(releases, tmp_path):
     releases(r4_48_0=(FINE, LOGITS))
     folder = make_folder(tmp_path / "tiny")
