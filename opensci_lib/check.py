@@ -8,6 +8,7 @@ folder change nothing.
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 #: What is checked, in this order; where the first fails, nothing else can be.
 CHECKS = ("loads", "checkpoint", "buffers", "forward", "cache", "padding", "saving")
 NEW_TOKENS = 8
+#: How a fault begins that more packages would cure.
+LACKING = "the code needs"
+_MISSING = re.compile(r"packages that were not found in your environment: ([\w., -]+?)\. ")
 _LENGTHS = (48, 13)  # of the rows that the model reads
 
 
@@ -134,7 +138,13 @@ def _fault(examine: Callable[[], str | None]) -> str:
         return examine() or ""
     except Exception as error:  # a stranger's code may raise anything; that it does is what was found
         line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-        return f"{type(error).__name__}: {line}"[:400]
+        return lacking(str(error)) or f"{type(error).__name__}: {line}"[:400]
+
+
+def lacking(error: str) -> str:
+    """Return in words which packages a model's code imports in vain, if that is what transformers says, or none."""
+    found = _MISSING.search(error)
+    return f"{LACKING} {found[1]}, which the environment lacks: add it with --with" if found else ""
 
 
 class _Examined:

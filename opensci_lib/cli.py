@@ -31,6 +31,10 @@ _model_path = click.option(
     help="A model folder, or `miniature`; it is run exactly as it is.",
 )
 
+_with = click.option(
+    "--with", "packages", multiple=True, help="A package that the folder's code needs; may be given more than once."
+)
+
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="opensci-lib")
@@ -150,8 +154,14 @@ def hotfix(
 @click.option("--dtype", default="float32", show_default=True, help="auto, float32, bfloat16 or float16.")
 @click.option("--attn_implementation", help="sdpa or eager; default: what the release chooses.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@_with
 def check(
-    model_path: str, tf_version: str | None, dtype: str, attn_implementation: str | None, as_json: bool
+    model_path: str,
+    tf_version: str | None,
+    dtype: str,
+    attn_implementation: str | None,
+    as_json: bool,
+    packages: tuple[str, ...],
 ) -> None:
     """Say whether a model folder is right under a release, without a reference; its own code is run.
 
@@ -164,7 +174,9 @@ def check(
 
         words = ["--model_path", model_path, "--dtype", dtype, *(["--json"] if as_json else [])]
         words += ["--attn_implementation", attn_implementation] if attn_implementation else []
-        sys.exit(kernels.run(tf_version, "-m", "opensci_lib", "check", *words).returncode)
+        sys.exit(kernels.run(tf_version, "-m", "opensci_lib", "check", *words, packages=packages).returncode)
+    if packages:
+        raise OpensciError("--with adds packages to a kernel environment: name its release with --tf_version.")
     if find_spec("transformers") is None:
         raise OpensciError("transformers is not installed in this environment: give a release with --tf_version.")
 
@@ -239,7 +251,8 @@ def publish(
 @click.option("--tf_versions", help="The releases, with commas; default: all that have a lock file.")
 @click.option("--weights", is_flag=True, help="Prove it with its own weights, not as a small twin with random ones.")
 @click.option("--csv", type=click.Path(), help="Also write the table to a file.")
-def prove(src_dir: str, tf_versions: str | None, weights: bool, csv: str | None) -> None:
+@_with
+def prove(src_dir: str, tf_versions: str | None, weights: bool, csv: str | None, packages: tuple[str, ...]) -> None:
     """Hotfix a decoder and compare it on every release with the unmodified one on its reference; its code is run.
 
     The reference is the oldest release on which the unmodified folder loads and repeats itself. Exits with 1 where a
@@ -251,12 +264,13 @@ def prove(src_dir: str, tf_versions: str | None, weights: bool, csv: str | None)
 
     click.echo(announce(src_dir, "the kernel environments of these releases"), err=True)
     releases = [word.strip() for word in tf_versions.split(",")] if tf_versions else None
-    proof = prove(src_dir, releases, weights, report=lambda line: click.echo(line, err=True))
+    proof = prove(src_dir, releases, weights, packages, report=lambda line: click.echo(line, err=True))
     click.echo(proof.table().to_string(index=False))
     click.echo(f"Reference {proof.reference}; equal on {len(proof.releases)} of {len(proof.outcomes)} releases.")
     if csv:
         proof.table().to_csv(csv, index=False)
     command = f"opensci prove --src_dir {_named(src_dir)}" + (f" --tf_versions {tf_versions}" if tf_versions else "")
+    command += "".join(f" --with {name}" for name in packages)
     for folder in (Path(src_dir), Path(src_dir).absolute().with_name(f"{Path(src_dir).name}_fixed")):
         if keep_proof(folder, proof.record(command)):
             click.echo(f"Recorded in {folder}/hotfix.json.")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from opensci_lib import kernels
-from opensci_lib.check import CHECKS
+from opensci_lib.check import CHECKS, LACKING, lacking
 from opensci_lib.errors import OpensciError
 from opensci_lib.hotfix import hotfix
 from opensci_lib.model_folder import code_digest, read_config
@@ -145,6 +145,7 @@ def prove(
     src_dir: Path | str,
     tf_versions: list[str] | None = None,
     weights: bool = False,
+    packages: Sequence[str] = (),
     report: Callable[[str], None] = print,
 ) -> Proof:
     """Find a folder's reference, hotfix it, and compare it with the reference on every release from there on.
@@ -154,10 +155,12 @@ def prove(
             one that no rule changes, is put to the releases as it is.
         tf_versions: the releases; by default all that have a lock file.
         weights: prove the folder with its own weights, not a twin of it.
+        packages: put on top of each kernel environment for it, as the folder's code needs them.
         report: called with a line for each step.
 
     Raises:
-        OpensciError: when no release is its reference, or a rule refuses the code; then nothing was proven.
+        OpensciError: when no release is its reference, packages are missing, or a rule refuses the code; then
+            nothing was proven.
 
     """
     source = Path(src_dir).absolute()
@@ -166,14 +169,14 @@ def prove(
     with tempfile.TemporaryDirectory(prefix="opensci-prove-") as place:
         work = Path(place)
         original = source if weights else work / "original"
-        first = _reference(source, original, releases, work, report)
+        first = _reference(source, original, releases, work, packages, report)
         applied, fixed = [], original
         if config.get("auto_map"):
             outcome = hotfix(original, work / "fixed")
             applied, fixed = list(outcome.applied), Path(outcome.dst_dir)
         outcomes = []
         for release in releases[releases.index(first.tf_version) :]:
-            found = _run(fixed, release, work, first.attn_implementation)
+            found = _run(fixed, release, work, packages, first.attn_implementation)
             outcomes.append(found)
             so_far = Proof(first.tf_version, first, [found], "", [])
             wrong = [f"{name}: {what}" for name, what in so_far.faults(found).items()]
@@ -183,33 +186,47 @@ def prove(
 
 
 def _reference(
-    source: Path, original: Path, releases: list[str], work: Path, report: Callable[[str], None]
+    source: Path,
+    original: Path,
+    releases: list[str],
+    work: Path,
+    packages: Sequence[str],
+    report: Callable[[str], None],
 ) -> Outcome:
     """Return what the unmodified folder computes on the first release that can; make the twin there."""
     said: dict[str, str] = {}
     for release in releases:
         like = source if source != original else None
-        found = _run(original, release, work, None, like)
+        found = _run(original, release, work, packages, None, like)
         wrong = [found.faults.get(name, "not checked") for name in _BASIC]
         if not any(wrong):
             report(f"{release}: the reference, the first release on which the unmodified folder repeats itself")
             return found
         said[release] = next(what for what in wrong if what)
+        if said[release].startswith(LACKING):
+            raise OpensciError(f"{source}: {said[release]}.")
         report(f"{release}: not the reference: {said[release]}")
         if like is not None and original.exists():
             original.rename(work / f"{original.name}-{release}")
     raise OpensciError(f"{source} runs on none of {', '.join(releases)}, on the last: {said[releases[-1]]}")
 
 
-def _run(folder: Path, release: str, work: Path, attention: str | None, like: Path | None = None) -> Outcome:
+def _run(
+    folder: Path,
+    release: str,
+    work: Path,
+    packages: Sequence[str],
+    attention: str | None,
+    like: Path | None = None,
+) -> Outcome:
     """Check a folder under a release, and make it there where it is to be a twin."""
     with tempfile.TemporaryDirectory(dir=work) as output:
         arguments = (folder, like or "", output, attention or "")
-        result = kernels.run(release, "-c", _WORK, *arguments, capture_output=True, text=True)
+        result = kernels.run(release, "-c", _WORK, *arguments, packages=packages, capture_output=True, text=True)
         if result.returncode != 0:
             lines = result.stderr.strip().splitlines() or [f"exit status {result.returncode}"]
             what = lines[-1].removeprefix(f"{OpensciError.__module__}.{OpensciError.__name__}: ")
-            return Outcome(release, {"loads": what})
+            return Outcome(release, {"loads": lacking(result.stderr) or what})
         record: dict[str, Any] = json.loads((Path(output) / "report.json").read_text(encoding="utf-8"))
         logits = Path(output) / "logits.npy"
         return Outcome(

@@ -6,8 +6,12 @@ build the twin: in a kernel environment, `python -m opensci_lib.twin FOLDER DST_
 
 from __future__ import annotations
 
+import copy
 import shutil
 import sys
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +49,8 @@ def twin(folder: Path | str, dst_dir: Path | str, seed: int = 0) -> Path:
 
     Layers, widths and vocabulary are cut together. Matrices are normal, of variance 1 over their last dimension; to
     vectors, which start as 0 or 1 where they are biases or norms, normal numbers of standard deviation 0.1 are
-    added, so that no mistake with them is hidden. A tokenizer of single bytes takes the place of the folder's own.
+    added, so that no mistake with them is hidden; where a model leaves a vector to its checkpoint, it starts as 1.
+    A tokenizer of single bytes takes the place of the folder's own.
 
     Args:
         folder: a model folder; its weights and tokenizer need not be there. Its code is run.
@@ -68,35 +73,53 @@ def twin(folder: Path | str, dst_dir: Path | str, seed: int = 0) -> Path:
     whole = AutoConfig.from_pretrained(folder, **options).to_dict()
     small = {**written, **shrunk(whole), "torch_dtype": "float32"}
     small.pop("dtype", None)
-    with appearing(target) as partial:
+    # transformers calls a folder's code by the folder's name, of which a dot would part imports
+    with appearing(target) as partial, tempfile.TemporaryDirectory(prefix="opensci_twin_") as place:
+        made = Path(place)
         for file in code_files(folder, written):
-            shutil.copyfile(file, partial / file.name)
-        write_json(partial / "config.json", small)
-        _write_tokenizer(partial)
-        # transformers knows a folder's code by the folder's name
-        config = AutoConfig.from_pretrained(partial, **options)
+            shutil.copyfile(file, made / file.name)
+        write_json(made / "config.json", small)
+        _write_tokenizer(made)
+        config = AutoConfig.from_pretrained(made, **options)
         torch.manual_seed(seed)
         with torch.device("meta"):
-            count = sum(p.numel() for p in AutoModelForCausalLM.from_config(config, **options).parameters())
+            empty = AutoModelForCausalLM.from_config(copy.deepcopy(config), **options)  # some models change it
+            count = sum(parameter.numel() for parameter in empty.parameters())
         if count > _LARGEST:
             raise OpensciError(
                 f"The configuration of {folder} can't be cut: a twin would have {count} parameters. "
                 "Prove the folder itself, with --weights."
             )
-        model = AutoModelForCausalLM.from_config(config, **options).float()
+        with _nan_where_nothing_is_set():
+            model = AutoModelForCausalLM.from_config(config, **options).float()
         with torch.no_grad():
             for parameter in model.parameters():
                 draw = torch.randn_like(parameter)
                 if parameter.dim() > 1:
                     parameter.copy_(draw / parameter.shape[-1] ** 0.5)
                 else:
-                    parameter.add_(draw, alpha=0.1)
+                    parameter.nan_to_num_(nan=1.0).add_(draw, alpha=0.1)
         tensors = {}
         for name, tensor in model.state_dict().items():
             if all(tensor.data_ptr() != other.data_ptr() for other in tensors.values()):  # of tied ones the first
                 tensors[name] = tensor.contiguous()
-        save_file(tensors, partial / "model.safetensors", {"format": "pt"})
+        save_file(tensors, made / "model.safetensors", {"format": "pt"})
+        for file in made.iterdir():
+            shutil.copyfile(file, partial / file.name)
     return target
+
+
+@contextmanager
+def _nan_where_nothing_is_set() -> Generator[None]:
+    """Let memory that is not initialised hold NaN."""
+    import torch
+
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def shrunk(config: dict[str, Any]) -> dict[str, Any]:

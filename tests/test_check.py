@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from opensci_lib import kernels
 from opensci_lib.check import CHECKS, check
 from opensci_lib.cli import main
 from opensci_lib.errors import OpensciError
+from tests import tiny
 from tests.hotfix.folder import make_folder
 
 _CHECK = """
@@ -173,6 +175,38 @@ def test_a_folder_that_does_not_load_is_checked_no_further(miniature):
     [finding] = json.loads(result.stdout)["findings"]
     assert finding["check"] == "loads"
     assert finding["rules"] == ["loss-kwargs"]
+
+
+def wheel(place: Path, name: str) -> Path:
+    """Write a package of one empty module."""
+    about = f"{name}-1.0.dist-info"
+    with zipfile.ZipFile(place / f"{name}-1.0-py3-none-any.whl", "w") as archive:
+        archive.writestr(f"{name}.py", "")
+        archive.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{about}/RECORD", "")
+    return Path(str(archive.filename))
+
+
+@pytest.mark.kernel
+def test_missing_packages_are_named_and_can_be_added(tmp_path):
+    folder = tiny.write(tmp_path / "tiny")
+    code = folder / "modeling_tiny.py"
+    code.write_text(f"import a_rare_package\n{code.read_text()}")
+
+    def loading(**options) -> str:
+        command = ("-m", "opensci_lib", "check", "--json", "--model_path", folder)
+        result = kernels.run("5.23.0", *command, capture_output=True, text=True, **options)
+        return json.loads(result.stdout)["findings"][0]["fault"]
+
+    assert loading() == "the code needs a_rare_package, which the environment lacks: add it with --with"
+    assert loading(packages=[str(wheel(tmp_path, "a_rare_package"))]) == ""
+
+
+def test_packages_need_a_release(tmp_path):
+    said = CliRunner().invoke(main, ["check", "--model_path", str(make_folder(tmp_path / "a")), "--with", "einops"])
+    assert said.exit_code == 1
+    assert "name its release with --tf_version" in said.output
 
 
 def test_a_folder_without_a_causal_model_is_refused(tmp_path):

@@ -38,6 +38,10 @@ if arguments[0] == "venv":
     python = pathlib.Path(arguments[-1], "bin", "python")
     python.parent.mkdir(parents=True)
     python.touch()
+elif "--target" in arguments:
+    pathlib.Path(arguments[arguments.index("--target") + 1]).mkdir()
+elif "freeze" in arguments:
+    print("torch==2.13.0+cpu\\nown @ file:///somewhere")
 elif "compile" in arguments:
     answer = "FAKE_LAYER" if "evaluation" in " ".join(arguments) else "FAKE_PLAIN"
     print(os.environ.get(answer + "_" * ("constraints" in call), "torch==2.13.0+cpu"))
@@ -212,6 +216,55 @@ def test_the_kernel_starts_the_environment_and_comes_back_if_lost(uv_calls, plac
     spec.unlink()
     kernels.build("5.2.0")
     assert json.loads(spec.read_text()) == written
+
+
+@pytest.fixture
+def echoing(uv_calls):
+    """A release whose Python says its PYTHONPATH; return a function that asks it with packages on top."""
+    python = kernels.build("5.2.0")
+    python.write_text('#!/bin/sh\necho "$PYTHONPATH"\n')
+    python.chmod(0o755)
+
+    def ask(*packages: str) -> list[str]:
+        result = kernels.run("5.2.0", packages=packages, capture_output=True, text=True)
+        return list(filter(None, result.stdout.strip().split(":")))
+
+    return ask
+
+
+def test_packages_are_on_top_of_an_environment_for_one_run(echoing, uv_calls, places, monkeypatch):
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    assert echoing() == []
+    [folder] = echoing("b", "a>=1")
+    assert Path(folder).parent == places / "environments"
+    *_, asked = uv_calls()
+    assert asked["arguments"][:3] == ["pip", "install", "--python"]
+    assert asked["arguments"][-2:] == ["a>=1", "b"]
+    assert asked["constraints"] == "torch==2.13.0+cpu"
+    assert echoing() == []
+
+
+def test_packages_that_are_there_are_not_installed_again(echoing, uv_calls, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "/mine")
+    first = echoing("a", "b")
+    assert first[1:] == ["/mine"]
+    calls = len(uv_calls())
+    assert echoing("b", "a") == first
+    assert len(uv_calls()) == calls
+    assert echoing("a") != first
+
+
+def test_packages_that_can_not_be_had_leave_nothing(echoing, places, monkeypatch):
+    monkeypatch.setenv("FAKE_FAILURE", "error: no such package")
+    with pytest.raises(OpensciError, match=r"^Adding a, b to transformers 5\.2\.0 failed: no such package$"):
+        echoing("a", "b")
+    assert not list((places / "environments").glob("with-*"))
+
+
+def test_packages_go_with_their_environment(echoing, places):
+    echoing("a")
+    kernels.remove("5.2.0")
+    assert not list((places / "environments").glob("with-*"))
 
 
 def test_remove_leaves_the_lock(uv_calls, places):

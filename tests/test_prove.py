@@ -16,6 +16,7 @@ from opensci_lib.hotfix import hotfix, proofs
 from opensci_lib.model_folder import code_digest
 from opensci_lib.prove import Outcome, Proof, prove
 from opensci_lib.twin import shrunk
+from tests import tiny
 from tests.hotfix.folder import MODELING, make_folder
 from tests.stand_in import StandIn
 
@@ -118,6 +119,22 @@ def test_a_folder_without_a_reference_is_refused(releases, tmp_path):
         prove(folder, weights=True, report=silent)
 
 
+def test_missing_packages_end_it_at_the_first_release(releases, tmp_path):
+    said = "the code needs einops, which the environment lacks: add it with --with"
+    stand_in = releases(r4_48_0=({"loads": said}, LOGITS), r5_0_0=(FINE, LOGITS))
+    with pytest.raises(OpensciError, match=r"tiny: the code needs einops, which .* with --with\.$"):
+        prove(make_folder(tmp_path / "tiny"), weights=True, report=silent)
+    assert stand_in.calls == ["4.48.0"]
+
+
+def test_missing_packages_are_found_in_what_an_error_says(tmp_path, monkeypatch):
+    stand_in = StandIn(tmp_path / "stand-in", monkeypatch)
+    error = "your environment: a, b_c. Run pip"
+    stand_in.add("4.48.0", f"echo 'ImportError: packages that were not found in {error}' >&2; exit 1")
+    with pytest.raises(OpensciError, match=r"tiny: the code needs a, b_c, which"):
+        prove(make_folder(tmp_path / "tiny"), weights=True, report=silent)
+
+
 def test_what_the_hotfix_refuses_is_not_proven(releases, tmp_path):
     releases(r4_48_0=(FINE, LOGITS))
     folder = make_folder(tmp_path / "tiny")
@@ -209,6 +226,23 @@ def test_the_twin_hides_no_mistake(miniature, tmp_path):
         assert not (tensor == 0).any(), name
         assert not (tensor == 1).any(), name
     assert json.loads((folder / "config.json").read_text())["num_hidden_layers"] == 2
+
+
+@pytest.mark.kernel
+def test_a_twin_is_made_of_several_files_and_of_what_nothing_initialises(tmp_path):
+    folder, twin = tiny.write(tmp_path / "tiny"), tmp_path / "twin"
+    code = (folder / "modeling_tiny.py").read_text()
+    code = code.replace("from torch import nn\n", "from torch import nn\n\nfrom .parts import empty\n")
+    code = code.replace(
+        "        self.post_init()", "        self.norm = nn.Parameter(empty(64))\n        self.post_init()"
+    )
+    (folder / "modeling_tiny.py").write_text(code)
+    (folder / "parts.py").write_text("from torch import empty\n")
+    result = kernels.run("4.48.0", "-m", "opensci_lib.twin", folder, twin, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    norm = load_file(twin / "model.safetensors")["norm"]
+    assert 0.5 < norm.min() < 1 < norm.max() < 1.5
+    assert {"modeling_tiny.py", "parts.py"} < {file.name for file in twin.iterdir()}
 
 
 @pytest.mark.kernel

@@ -16,7 +16,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
@@ -104,12 +104,19 @@ def build(version: str, layer: str | None = None) -> Path:
     return _environment(version) / "bin" / "python"
 
 
-def run(version: str, *arguments: object, **options: Any) -> subprocess.CompletedProcess:
-    """Run the Python of a release's environment, built if need be; `options` are those of `subprocess.run`."""
+def run(
+    version: str, *arguments: object, packages: Sequence[str] = (), **options: Any
+) -> subprocess.CompletedProcess:
+    """Run the Python of a release's environment, built if need be.
+
+    `packages` are put on top of it, for this run alone; `options` are those of `subprocess.run`.
+    """
     command = [python(version), *map(str, arguments)]
+    path = [str(_added(version, packages)), *filter(None, [os.environ.get("PYTHONPATH")])] if packages else []
     # transformers copies a model's code to a cache that processes share, and another may import it half copied.
     with scratch() as modules:
         environment = {**os.environ, **ENVIRONMENT, "HF_MODULES_CACHE": str(modules)}
+        environment |= {"PYTHONPATH": os.pathsep.join(path)} if path else {}
         return subprocess.run(command, env=environment, check=False, **options)
 
 
@@ -122,6 +129,8 @@ def remove(version: str) -> None:
         if (kernel := _kernelspec(version).parent).exists():
             shutil.rmtree(kernel)
         shutil.rmtree(_environment(version))
+        for added in project.ENVIRONMENTS.glob(f"with-{version}-*"):
+            shutil.rmtree(added)
 
 
 def lock(version: str) -> Path:
@@ -283,6 +292,31 @@ def _add_layer(version: str, layer: str, contents: dict) -> None:
     done.unlink(missing_ok=True)
     _uv(step, "pip", "install", "--python", str(folder / "bin" / "python"), *packages, version=version)
     _write(done, json.dumps(contents, indent=2) + "\n")
+
+
+def _added(version: str, packages: Sequence[str]) -> Path:
+    """Return a folder that holds packages and what they need, in the versions of a release's environment.
+
+    The environment is left as it is: what strangers' code needs is no part of it.
+    """
+    wanted = sorted(str(Path(name).absolute()) if Path(name).exists() else name for name in packages)
+    key = hashlib.sha256(json.dumps([_read(_environment(version) / MARKER), wanted]).encode()).hexdigest()[:12]
+    folder = project.ENVIRONMENTS / f"with-{version}-{key}"
+    step, interpreter = f"Adding {', '.join(packages)} to transformers {version}", str(python(version))
+    with _locked(version):
+        if folder.exists():
+            return folder
+        click.echo(f"{step} …", err=True)
+        temporary = folder.with_name(f".{folder.name}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)  # of a try that was killed
+        held = _uv(step, "pip", "freeze", "--exclude-editable", "--python", interpreter, version=version)
+        with tempfile.NamedTemporaryFile("w", suffix=".txt") as constraints:
+            constraints.write("\n".join(pin for pin in held.splitlines() if " @ " not in pin))
+            constraints.flush()
+            install = ["pip", "install", "--python", interpreter, "--target", str(temporary)]
+            _uv(step, *install, "--constraint", constraints.name, *wanted, version=version)
+        temporary.rename(folder)
+    return folder
 
 
 def _spec(version: str) -> dict:

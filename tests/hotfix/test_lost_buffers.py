@@ -37,6 +37,22 @@ def test_a_module_is_built_again_from_what_it_keeps():
     check_transformed(RULE, BEFORE, AFTER)
 
 
+def test_a_method_that_init_calls_by_way_of_another_counts():
+    """Here in a base, and by the class's name."""
+    base = """\
+class Table(nn.Module):
+    def _fill(self):
+        Table._set_table(self, 2048)
+
+"""
+    way = {"class Rotary(nn.Module)": f"{base}class Rotary(Table)", "self._set_table(2048)": "self._fill()"}
+    way['self.register_buffer("inv_freq"'] = 'keep("inv_freq"'
+    source = BEFORE
+    for text, instead in way.items():
+        source = source.replace(text, instead)
+    assert KEPT in rewritten(RULE, source)
+
+
 def test_a_class_that_derives_keeps_its_own():
     derived = """\
 class Scaled(Rotary):
@@ -68,6 +84,7 @@ def test_many_arguments_take_a_line_each():
     "source",
     [
         BEFORE.replace(", persistent=False", ""),
+        BEFORE.replace("self.register_buffer(\"inv", "keep(\"inv").replace("        self._set_table(2048)\n", ""),
         rope_buffer.BEFORE,  # the matter of another rule
         rope_buffer.AFTER,
     ],

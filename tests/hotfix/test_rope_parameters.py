@@ -124,6 +124,33 @@ def test_named_with_its_line(use):
     check_unrecognised(RULE, BEFORE.replace("rope_config_validation(self)", use), 7)
 
 
+VALIDATED = (
+    BEFORE.replace("rope_config_validation(self)", "self._check()")
+    + """\
+
+    def _check(self):
+        if self.rope_scaling is not None and "type" not in self.rope_scaling:
+            raise ValueError("no type")
+"""
+)
+
+
+def test_a_validation_of_its_own_is_for_transformers_4():
+    guarded = '        if not hasattr(self, "standardize_rope_params"):\n            self._check()\n'
+    changed = rewritten(RULE, VALIDATED)
+    assert guarded in changed
+    check_noop(RULE, changed)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("raise ValueError", "print"), ("raise", "self.rope_scaling = {}\n            raise"), ("is not None", "is 0")],
+)
+def test_what_does_more_or_less_than_validate_is_called_as_before(old, new):
+    source = VALIDATED.replace(old, new)
+    assert ("            self._check()" in rewritten(RULE, source)) == (old == "is not None")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "line"),
     [

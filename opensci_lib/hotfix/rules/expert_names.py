@@ -10,8 +10,8 @@ import ast
 from opensci_lib.hotfix.rule import Edits, Rule, Sources
 from opensci_lib.hotfix.source import UnrecognisedError, dotted
 
-#: Types whose experts are merged: `conversion_mapping` of transformers 5.0.0 and 5.2.0. Not a set, since what
-#: config.json says may be unhashable.
+#: Types whose experts are merged: `conversion_mapping` of transformers 5.0.0 and 5.2.0. Not a set: what config.json
+#: says may be unhashable.
 _TYPES = (
     *("deepseek_v2", "deepseek_v3", "dots1", "ernie4_5_moe", "ernie4_5_vl_moe", "exaone_moe", "flex_olmo"),
     *("glm4_moe", "glm4_moe_lite", "glm4v_moe", "glm_moe_dsa", "gpt_oss", "hunyuan_v1_moe", "jamba", "lfm2_moe"),

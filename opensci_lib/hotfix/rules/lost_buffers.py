@@ -43,8 +43,29 @@ def edits(sources: Sources) -> Edits:
 
 
 def _loses_buffers(source: Source, owner: ast.ClassDef) -> bool:
-    calls = [call for call in source.calls("self.register_buffer", owner) if not rope_buffer.is_saved(call)]
+    built = _called_by_init(source, owner)
+    calls = [
+        call
+        for call in source.calls("self.register_buffer", owner)
+        if not rope_buffer.is_saved(call) and _method_around(source, call, owner) in built
+    ]
     return bool(calls) and method(owner, "__init__") is not None and not rope_buffer.knows(source, owner)
+
+
+def _called_by_init(source: Source, owner: ast.ClassDef) -> set[str]:
+    """Return what `__init__` may call, by name: what others register is not there yet when a model is loaded."""
+    family = [source.classes[name] for name in source.ancestry(owner.name) if name in source.classes]
+    found, waiting = set(), {"__init__"}
+    while waiting:
+        found |= waiting
+        bodies = [body for name in waiting for one in family if (body := method(one, name)) is not None]
+        waiting = {use.attr for body in bodies for use in source.find(ast.Attribute, within=body)} - found
+    return found
+
+
+def _method_around(source: Source, call: ast.Call, owner: ast.ClassDef) -> str | None:
+    functions = [node.name for node in source.parents(call) if isinstance(node, Function) and node in owner.body]
+    return functions[0] if functions else None
 
 
 def _reset(source: Source, refilled: list[ast.ClassDef]) -> Edit:

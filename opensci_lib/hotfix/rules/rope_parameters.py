@@ -86,6 +86,21 @@ def edits(sources: Sources) -> Edits:
         if line is None or not isinstance(call, ast.Call) or "self" not in map(dotted, call.args):
             raise UnrecognisedError(use, "rope_config_validation is used otherwise than as a call on self")
         yield from source.deeper(line, f'if not hasattr(self, "{_FEATURE}"):\n')
+    for line in source.find(ast.Expr):
+        if _is_own_validation(source, line) and not _is_guarded(source, line):
+            yield from source.deeper(line, f'if not hasattr(self, "{_FEATURE}"):\n')
+
+
+def _is_own_validation(source: Source, line: ast.Expr) -> bool:
+    """Say whether a line calls a method of the configuration that looks at rope_scaling, raises, and sets nothing."""
+    owner, called = source.enclosing(line, ast.ClassDef), dotted(getattr(line.value, "func", line))
+    if owner is None or not called.startswith("self.") or getattr(line.value, "args", None):
+        return False
+    check = method(owner, called.removeprefix("self."))
+    if check is None or "self.rope_scaling" not in map(dotted, source.find(ast.Attribute, within=check)):
+        return False
+    places = source.find(ast.Attribute, ast.Subscript, within=check)
+    return bool(source.find(ast.Raise, within=check)) and all(isinstance(place.ctx, ast.Load) for place in places)
 
 
 def _taken(source: Source, initializer: Function, theta: ast.Assign, scaling: ast.Assign) -> Edits:
