@@ -327,6 +327,7 @@ rule evaluate:
 rule compat_reference:
     input:
         glob("opensci_lib/compat/**/*.py", recursive=True),
+        "opensci_lib/runs/trace.py",
         folder(f"{OUT}/original"),
         kernel=marker(REFERENCE_RELEASE),
         model=f"{OUT}/original.json",
