@@ -93,16 +93,6 @@ def test_features_whose_kernel_is_killed_are_failures_in_the_matrix(notebook, tm
         assert said in out.read_text()
 
 
-def test_variants_that_were_finished_before_keep_their_numbers(tmp_path):
-    folder = tmp_path / "5.9.0"
-    (folder / "minimal").mkdir(parents=True)
-    (folder / "minimal" / "run.json").write_text('{"numbers": 1}')
-    (folder / ".run.json").write_text('{"settings": {}, "done": ["minimal"]}')
-    record_failure("run.json", "It died.", {"tf_version": "5.9.0", "output_dir": str(folder)})
-    assert (folder / "minimal" / "run.json").read_text() == '{"numbers": 1}'
-    assert json.loads((folder / "fixed" / "run.json").read_text())["error"] == "It died."
-
-
 def test_a_summary_says_what_is_missing(tmp_path):
     outputs = tmp_path / "results"
     make_run(outputs)
