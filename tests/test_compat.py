@@ -341,6 +341,16 @@ NEEDED = {
     "loss-kwargs": ("5.0.0", "auto: AutoModelForCausalLM", "LossKwargs"),
     "mask-device": ("4.52.4", "generation: cache_implementation static", "'device'"),
     "model-input-names": ("4.48.0", "tokenizer: model_input_names: what generate() accepts", "token_type_ids"),
+    "parallel-plan": (
+        "4.48.0",
+        "parallel: tp_plan auto: each process holds its part of every projection",
+        "numbers held of model.layers.0.self_attn.q_proj.weight",
+    ),
+    "parallel-styles": (
+        "5.23.0",
+        "parallel: tp_plan auto: so are those of the norms of queries and keys",
+        "gradient of model.layers.0.self_attn.q_layernorm.weight",
+    ),
     "pipeline-tokenizer": ("4.48.0", 'auto: pipeline("text-generation")', "'NoneType' object is not callable"),
     "return-dict": ("5.12.1", "messages: no warning that a native model does not get too", "`use_return_dict`"),
     "rope-buffer": ("5.23.0", "rope: dynamic, past the trained length and back", "meta tensor"),
@@ -463,6 +473,9 @@ LATER = {
     "kernels: sequences packed into a row",
     "training: gradient checkpointing of every second layer",
     "attention: attention chosen anew after loading",
+    "parallel: tp_plan auto: a training step's gradients are those of one process",
+    "parallel: tp_plan auto: so are those of the norms of queries and keys",
+    "parallel: tp_plan auto: saved, and loaded by one process",
 }
 
 
