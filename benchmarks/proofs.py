@@ -56,7 +56,8 @@ def row(name: str, commit: str, outcome: Proof | str, packages: tuple[str, ...] 
 
 def told(proof: Proof) -> Iterator[str]:
     """Say on how many releases a proof holds, what is wrong where it does not, and what already was."""
-    yield f"equal on {len(proof.releases)} of {len(proof.outcomes)} releases"
+    tried = [each.tf_version for each in proof.outcomes]
+    yield f"equal on {len(proof.releases)} of {len(tried)} releases from {tried[0]} to {tried[-1]}"
     wrong: dict[str, list[str]] = {}
     for each in proof.outcomes:
         if not proof.holds(each):

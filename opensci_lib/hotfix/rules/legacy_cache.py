@@ -1,9 +1,9 @@
 """Ask a cache what releases after 4.48 still answer.
 
 Until about 4.50 a cache knew `get_usable_length`, `seen_tokens` and `get_max_length`, and until 4.57 it could be made
-of tuples of tensors and turned into them. What replaced `get_max_length` gives -1 since 4.54 where that gave None, as
-does the `get_max_length` that came back with 5.14. The rewrites say the same of a `DynamicCache`, which models of that
-time are given.
+of tuples of tensors and turned into them. Where that gave None, what replaced `get_max_length` gives -1 since 4.54,
+as does the `get_max_length` that came back with 5.14. The rewrites say the same of a `DynamicCache`, which models of
+that time are given.
 """
 
 import ast
