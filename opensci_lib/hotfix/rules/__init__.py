@@ -15,6 +15,7 @@ from opensci_lib.hotfix.rules import (
     causal_loss,
     causal_mask,
     checkpoint_layers,
+    dropped_mask,
     expert_names,
     generation_mixin,
     init_weights,
@@ -57,6 +58,7 @@ RULES: tuple[Rule, ...] = (
     causal_loss.RULE,
     causal_mask.RULE,  # imports below the others, as checkpoint-layers and loss-kwargs do
     checkpoint_layers.RULE,
+    dropped_mask.RULE,
     expert_names.RULE,
     generation_mixin.RULE,
     init_weights.RULE,
