@@ -20,7 +20,7 @@ import numpy as np
 
 from opensci_lib.errors import OpensciError
 from opensci_lib.hotfix import rules_that_know
-from opensci_lib.model_folder import check_model_folder, read_config
+from opensci_lib.model_folder import add_code, check_model_folder, read_config
 from opensci_lib.runs.loading import check_release, dtype_argument, poison
 from opensci_lib.runs.tensors import as_numpy, bits
 
@@ -258,9 +258,17 @@ class _Examined:
         if not all(_is(self._logits(row, again), found) for row, found in zip(self._rows, logits, strict=True)):
             return "a second load gives other logits"
         del again
-        reloaded, _ = self._load(saved)
+        left_out = None
+        try:
+            reloaded, _ = self._load(saved)
+        except OSError as error:  # that of code which was not saved; the rest is looked at all the same
+            left_out = error
+            add_code(self._folder, saved)
+            reloaded, _ = self._load(saved)
         if not all(_is(self._logits(row, reloaded), found) for row, found in zip(self._rows, logits, strict=True)):
             return "what save_pretrained wrote gives other logits"
+        if left_out:
+            raise left_out
         return None
 
     def _load(self, folder: Path) -> tuple[Any, dict[str, Any]]:

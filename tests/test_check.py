@@ -177,6 +177,30 @@ def test_a_folder_that_does_not_load_is_checked_no_further(miniature):
     assert finding["rules"] == ["loss-kwargs"]
 
 
+HALVING = """
+    def forward(self, *args, **kwargs):
+        if not self.done:
+            self.done = True
+            self.model.norm.weight = torch.nn.Parameter(self.model.norm.weight / 2)
+        return super().forward(*args, **kwargs)
+"""
+
+
+@pytest.mark.kernel
+def test_what_is_saved_without_its_code_is_looked_at_all_the_same(miniature, tmp_path):
+    """4.48 leaves the code out. A weight that each load changes on its first pass is worse."""
+    folders = [shutil.copytree(miniature, tmp_path / name) for name in ("plain", "changing")]
+    changing = folders[1] / CODE
+    owner = "class Halved(OpensciForCausalLM):"
+    changing.write_text(f"{changing.read_text()}\n\n{owner}\n    done = False\n{HALVING}")
+    config = json.loads((folders[1] / "config.json").read_text())
+    configured(folders[1], auto_map={**config["auto_map"], "AutoModelForCausalLM": "modeling_opensci.Halved"})
+    plain, changing = checked("4.48.0", *folders)
+    assert plain["saving"]["fault"].startswith("OSError: ")
+    assert plain["saving"]["rules"] == ["save-code"]
+    assert changing["saving"]["fault"] == "what save_pretrained wrote gives other logits"
+
+
 def wheel(place: Path, name: str) -> Path:
     """Write a package of one empty module."""
     about = f"{name}-1.0.dist-info"
