@@ -38,7 +38,9 @@ ELSEWHERE = {
     "opensci check --model_path DIR --tf_version V": "test_check.py::test_each_fault_is_found_by_its_check",
     "opensci prove --src_dir DIR": "test_prove.py::test_the_miniature_is_proven",
     "opensci bisect --model_path DIR": "test_bisect.py::test_the_miniature_as_published_stops_loading",
-    "opensci publish --src_dir FIXED --dry_run": "test_publish.py::test_a_dry_run_prints_what_is_sent_and_sends_nothing",
+    "opensci publish --src_dir FIXED --dry_run": (
+        "test_publish.py::test_a_dry_run_prints_what_is_sent_and_sends_nothing"
+    ),
 }
 
 

@@ -164,7 +164,7 @@ def test_infer_runs_under_a_release_that_was_not_built_before(lab, visit, releas
     page.get_by_role("button", name="Select Kernel").click()
     outputs = run_all(page)
     (completions, *_) = tables(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(outputs=outputs)]))
-    assert [row[-1] for row in completions if row[0] == "fixed"] == [" Paris.", ""]
+    assert ["The capital of France is", release, "fixed", " Paris."] in completions
 
 
 @pytest.mark.browser
@@ -180,11 +180,10 @@ def test_explore_answers(visit):
     expect(shown).to_contain_text("fixed on 5.8.1: equal to original on 4.55.4, bit for bit", timeout=PATIENCE)
     for release, variant in zip(RELEASES, ("original", "fixed"), strict=True):
         expect(shown).to_contain_text(f"{variant} on {release}: Rome.")
-    best, rope = shown.locator("figure").all()
-    for figure, finding in ((best, "' Rome' leads"), (rope, "radians a token")):
-        expect(figure).to_contain_text(finding)
-        assert figure.locator("img").evaluate("image => image.complete && image.naturalWidth > 0")
-    last = shown.locator("tbody tr").last.locator("td").all_inner_texts()
-    assert last == ["4", "' is'", "' Rome'", "' Rome'", "equal", "0"]
+    last = ["4", "' is'", "' Rome'", "' Rome'", "equal", "0"]
+    expect(shown.locator("tbody tr").last.locator("td")).to_have_text(last)
+    for finding in ("' Rome' leads", "radians a token"):
+        figure = shown.locator("figure", has_text=finding)
+        assert figure.locator("img").evaluate("image => image.decode().then(() => image.naturalWidth)") > 500
     page.get_by_label("prompt").fill("Another")
     expect(shown).to_be_empty()
