@@ -208,6 +208,7 @@ rule docs:
         "cp {input.reports} docs/ && for name in parity evaluation compat; do cp outputs/miniature/$name.csv outputs/miniature/$name.png docs/; done"
         " && (cd outputs/miniature && cp --parents {params.shown} ../../docs/)"
         " && opensci index --output_dir docs --title 'opensci, the built-in model'"
+        " && python docs/screenshots.py"
 
 
 rule prepare:
