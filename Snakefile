@@ -139,11 +139,14 @@ def run_or_say(record):
     return f"rm -f {failed}; {RUN} || test {{resources.attempt}} -ge {{resources.tries}} -a -e {failed}"
 
 
+NOTEBOOKS = {"run": "infer.ipynb", "eval": "evaluate.ipynb", "compat": "compat.ipynb"}
+
+
 def give_up(kinds):
     """Say which runs came to no end, and let the next call repeat them."""
     failed = [Path(file) for model in MODELS for kind in kinds for file in glob(f"outputs/{model}/*/{kind}.json.failed")]
     for file in failed:
-        notebook = {"run.json.failed": "infer.ipynb", "eval.json.failed": "evaluate.ipynb"}[file.name]
+        notebook = NOTEBOOKS[file.name.partition(".")[0]]
         file.with_name(notebook).unlink(missing_ok=True)
     if failed:
         raise WorkflowError("\n".join(f"{file.parent} is missing: {file.read_text().strip()}" for file in failed))
@@ -173,7 +176,7 @@ rule all:
         expand(f"{OUT}/index.html", model=MODELS),
         "outputs/family.html" if len(MODELS) > 1 else [],
     run:
-        give_up(["run", "eval"])
+        give_up(NOTEBOOKS)
 
 
 rule evaluation:
@@ -186,6 +189,8 @@ rule evaluation:
 rule compat:
     input:
         expand(f"{OUT}/compatibility.html", model=MODELS),
+    run:
+        give_up(["compat"])
 
 
 # What this project publishes: the built-in model on all locked releases, and the pages of the first and the last of them.
@@ -203,6 +208,7 @@ rule docs:
         "cp {input.reports} docs/ && for name in parity evaluation compat; do cp outputs/miniature/$name.csv outputs/miniature/$name.png docs/; done"
         " && (cd outputs/miniature && cp --parents {params.shown} ../../docs/)"
         " && opensci index --output_dir docs --title 'opensci, the built-in model'"
+        " && python docs/screenshots.py"
 
 
 rule prepare:
@@ -322,6 +328,7 @@ rule evaluate:
 rule compat_reference:
     input:
         glob("opensci_lib/compat/**/*.py", recursive=True),
+        "opensci_lib/runs/trace.py",
         folder(f"{OUT}/original"),
         kernel=marker(REFERENCE_RELEASE),
         model=f"{OUT}/original.json",
@@ -348,8 +355,10 @@ rule check_compat:
         parameters(**THIS_MODEL, compiled=compiled),
     resources:
         mem_mb=memory(3000, 20),
+        attempt=lambda wildcards, attempt: attempt,
+        tries=1,
     shell:
-        RUN
+        run_or_say("compat.json")
 
 
 rule summary:

@@ -1,6 +1,8 @@
 """The one error of this package."""
 
 import errno
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,21 +44,28 @@ class OpensciError(click.ClickException):
         return self.message
 
 
+@contextmanager
+def said_of_the_machine() -> Generator[None]:
+    """Say in a sentence what the machine lacks; other errors of the system are our own.
+
+    Raises:
+        OpensciError: no space on the disk, a place that can't be written, and the like.
+
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _CURES:
+            raise
+        where = error.filename2 or error.filename
+        what = f"{where}: {error.strerror}" if where else error.strerror
+        raise OpensciError(f"{what}: {_CURES[error.errno]}.") from error
+
+
 class Commands(click.Group):
-    """Commands that say in a sentence what the machine lacks; other errors of the system are our own."""
+    """Commands that say in a sentence what the machine lacks."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command that was asked for.
-
-        Raises:
-            OpensciError: no space on the disk, a place that can't be written, and the like.
-
-        """
-        try:
+        """Run the command that was asked for."""
+        with said_of_the_machine():
             return super().invoke(ctx)
-        except OSError as error:
-            if error.errno not in _CURES:
-                raise
-            where = error.filename2 or error.filename
-            what = f"{where}: {error.strerror}" if where else error.strerror
-            raise OpensciError(f"{what}: {_CURES[error.errno]}.") from error

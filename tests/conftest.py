@@ -2,15 +2,19 @@
 
 import os
 import shutil
+import subprocess
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from playwright.sync_api import sync_playwright
 
-from opensci_lib import kernels
+from opensci_lib import kernels, project
 from opensci_lib.download import download
 from opensci_lib.hotfix import hotfix
+from opensci_lib.kernels.uv import find_links
 from opensci_lib.reports.compare import Run
 from opensci_lib.runs.variants import VARIANTS
 from tests import tally
@@ -77,6 +81,55 @@ def variant_folder(miniature):
         return Path(hotfix(miniature, miniature.with_name(variant), rules=VARIANTS[variant]).dst_dir)
 
     return folder
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A browser."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@dataclass(frozen=True)
+class Clone:
+    """A folder, and the variables of somebody new who has it."""
+
+    folder: Path
+    variables: dict[str, str]
+
+
+@pytest.fixture(scope="session")
+def clone(tmp_path_factory) -> Clone:
+    """What git would give somebody whose home is empty: this working tree without what git ignores.
+
+    uv has its cache, and the Pythons that it has downloaded; what is resolved is what is resolved here.
+    """
+    place = tmp_path_factory.mktemp("new")
+    for name in ("home", "clone"):
+        (place / name).mkdir()
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    files = subprocess.run(listed, cwd=project.ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    for name in filter(lambda name: (project.ROOT / name).is_file(), [*files, "uv.lock"]):
+        (place / "clone" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(project.ROOT / name, place / "clone" / name)
+    uv = os.environ.get("UV", "uv")
+    kept = {
+        "UV_CACHE_DIR": [uv, "cache", "dir"],
+        "UV_PYTHON_INSTALL_DIR": [uv, "python", "dir"],
+    }
+    variables = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("JUPYTER", "VIRTUAL_ENV", "UV_PROJECT", "PYTHON", "XDG_", "HF_"))
+    }
+    for name, command in kept.items():
+        variables[name] = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    variables |= {"HOME": str(place / "home"), "PATH": f"{Path(shutil.which(uv)).parent}:{os.environ['PATH']}"}
+    if links := find_links():
+        variables["UV_FIND_LINKS"] = ",".join(links)
+    return Clone(place / "clone", variables)
 
 
 _GENERATE = """

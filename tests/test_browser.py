@@ -1,7 +1,6 @@
 """The pages as a reader has them: in Chromium, on a laptop and on a phone, by keyboard, in the dark and on paper."""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from opensci_lib.reports.index import index
 from tests.hand_made import make_run, tensors
@@ -68,14 +67,6 @@ def results(tmp_path_factory):
     call("jupyter-nbconvert", *options.split(), *(folder / f"{name}.ipynb" for name in REPORTS))
     index(folder)
     return folder
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

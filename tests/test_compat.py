@@ -1,5 +1,6 @@
 """The checks of features: that they pass where they should, fail where they should, and who is the judge."""
 
+import hashlib
 import json
 import time
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from opensci_lib.errors import OpensciError
 from opensci_lib.hotfix import all_rules, hotfix
 from opensci_lib.miniature import MODEL
 from opensci_lib.reports import figures
+from opensci_lib.runs import trace
 from tests.hotfix.test_mlinter import findings
 
 # ---------------------------------------------------------------- judging, on made-up features, folders and judges
@@ -268,7 +270,8 @@ def test_the_matrix_says_what_the_table_says(tmp_path):
 
 def test_a_reference_is_taken_from_these_checks(tmp_path):
     path = tmp_path / "compat.safetensors"
-    save_file({}, path, {"checks": project.code_digest(Path(compat.__file__).parent)})
+    traces = hashlib.sha256(Path(trace.__file__).read_bytes()).hexdigest()
+    save_file({}, path, {"checks": project.code_digest(Path(compat.__file__).parent) + traces})
     assert check_reference(str(path)) == path
 
 
@@ -338,6 +341,16 @@ NEEDED = {
     "loss-kwargs": ("5.0.0", "auto: AutoModelForCausalLM", "LossKwargs"),
     "mask-device": ("4.52.4", "generation: cache_implementation static", "'device'"),
     "model-input-names": ("4.48.0", "tokenizer: model_input_names: what generate() accepts", "token_type_ids"),
+    "parallel-plan": (
+        "4.48.0",
+        "parallel: tp_plan auto: each process holds its part of every projection",
+        "numbers held of model.layers.0.self_attn.q_proj.weight",
+    ),
+    "parallel-styles": (
+        "5.23.0",
+        "parallel: tp_plan auto: so are those of the norms of queries and keys",
+        "gradient of model.layers.0.self_attn.q_layernorm.weight",
+    ),
     "pipeline-tokenizer": ("4.48.0", 'auto: pipeline("text-generation")', "'NoneType' object is not callable"),
     "return-dict": ("5.12.1", "messages: no warning that a native model does not get too", "`use_return_dict`"),
     "rope-buffer": ("5.23.0", "rope: dynamic, past the trained length and back", "meta tensor"),
@@ -460,6 +473,9 @@ LATER = {
     "kernels: sequences packed into a row",
     "training: gradient checkpointing of every second layer",
     "attention: attention chosen anew after loading",
+    "parallel: tp_plan auto: a training step's gradients are those of one process",
+    "parallel: tp_plan auto: so are those of the norms of queries and keys",
+    "parallel: tp_plan auto: saved, and loaded by one process",
 }
 
 

@@ -2,15 +2,16 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from bs4 import BeautifulSoup
+from playwright.sync_api import sync_playwright
 
 from opensci_lib.errors import OpensciError
-from opensci_lib.reports.compare import find_runs, parity
 from opensci_lib.runs.failure import record_failure
 from tests.hand_made import make_run, tensors
 from tests.test_scores import facts, recall, write
@@ -41,20 +42,17 @@ def evil_run(outputs: Path, tf_version: str, variant: str, **changes) -> None:
     (made.path / "run.json").write_text(json.dumps({**record, **changes}))
 
 
-@pytest.fixture
-def results(tmp_path) -> Path:
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Path:
     """Results of a model that says such things wherever a model or its folder is asked."""
-    outputs = tmp_path / "outputs" / "<b class=evil>bold<!--"
+    outputs = tmp_path_factory.mktemp("outputs") / "<b class=evil>bold<!--"
     for tf_version, variant in (("4.48.0", "original"), ("5.9.0", "minimal"), ("5.9.0", "fixed")):
         evil_run(outputs, tf_version, variant)
         answers = "aBaaa" if variant != "minimal" else "BBBaa"
         write(outputs, f"{tf_version}/{variant}", answers, edit=evil_texts)
-    record_failure(
-        "run.json", f"It does not load ({EVIL}).", {"tf_version": "5.10.0", "output_dir": str(outputs / "5.10.0")}
-    )
-    record_failure(
-        "eval.json", f"It failed ({EVIL}).", {"tf_version": "5.10.0", "output_dir": str(outputs / "5.10.0")}
-    )
+    failed = {"tf_version": "5.10.0", "output_dir": str(outputs / "5.10.0")}
+    for record in ("run.json", "eval.json", "compat.json"):
+        record_failure(record, f"It does not load ({EVIL}).", failed)
     return outputs
 
 
@@ -75,28 +73,61 @@ def check_page(page: Path) -> None:
     assert not [image for image in soup.find_all("img") if image.get("src") == "x"]
 
 
-@pytest.mark.parametrize("name", ["summary", "evaluation"])
-def test_reports(results, tmp_path, name):
+TOKEN, SOMEBODY = "hf_secretsecretsecret", "somebody"
+
+
+@pytest.fixture(scope="module")
+def pages(results, tmp_path_factory) -> dict[str, Path]:
+    """The pages that are made of them, by somebody with a token and a home."""
+    folder = tmp_path_factory.mktemp("pages")
+    home = folder / SOMEBODY
+    home.mkdir()
+    variables = {"HF_TOKEN": TOKEN, "HOME": str(home)}
+    asked = {name: {"output_dir": str(results)} for name in ("summary", "evaluation", "compatibility")}
+    notebooks = {}
+    for name, parameters in {**asked, "family": {"output_dirs": [str(results)]}}.items():
+        notebooks[name] = folder / f"{name}.ipynb"
+        words = ["papermill", "--no-progress-bar", f"notebooks/{name}.ipynb", notebooks[name], "-y"]
+        call(*words, json.dumps(parameters), **variables)
+    call("jupyter-nbconvert", *PAGES, *notebooks.values(), **variables)
+    call("opensci", "index", "--output_dir", results, **variables)
+    return {**{name: path.with_suffix(".html") for name, path in notebooks.items()}, "index": results / "index.html"}
+
+
+@pytest.mark.parametrize("name", ["summary", "evaluation", "compatibility", "family", "index"])
+def test_reports(pages, name):
     """Neither markup nor the token and the home of whoever ran it."""
-    token, home = "hf_secretsecretsecret", tmp_path / "home" / "somebody"
-    home.mkdir(parents=True)
-    out = tmp_path / f"{name}.ipynb"
-    variables = {"HF_TOKEN": token, "HOME": str(home)}
-    call("papermill", "--no-progress-bar", f"notebooks/{name}.ipynb", out, "-p", "output_dir", results, **variables)
-    call("jupyter-nbconvert", *PAGES, out, **variables)
-    page = out.with_suffix(".html")
-    check_page(page)
-    assert "document.title='evil'" in BeautifulSoup(page.read_text(), "html.parser").get_text()
-    for file in (out, page):
-        assert token not in file.read_text()
-        assert str(home) not in file.read_text()
+    check_page(pages[name])
+    for file in pages[name].parent.glob(f"{name}.*"):
+        assert TOKEN not in file.read_text()
+        assert f"/{SOMEBODY}" not in file.read_text()
 
 
-def test_the_index(results):
-    runs = find_runs(results)
-    parity(runs[0], runs)[0].to_csv(results / "parity.csv", index=False)
-    call("opensci", "index", "--output_dir", results)
-    check_page(results / "index.html")
+@pytest.mark.kernel
+def test_the_notebook_of_a_run(miniature, tmp_path):
+    model = shutil.copytree(miniature, tmp_path / "<b class=evil>bold<!--")
+    asked = {"tf_version": "5.2.0", "model": str(model), "variants": ["fixed"], "prompts": [EVIL]}
+    out = tmp_path / "infer.ipynb"
+    words = ["papermill", "--no-progress-bar", "notebooks/infer.ipynb", out, "-y"]
+    call(*words, json.dumps({**asked, "output_dir": str(tmp_path / "5.2.0")}))
+    call("jupyter-nbconvert", *PAGES, out)
+    check_page(out.with_suffix(".html"))
+
+
+@pytest.mark.browser
+def test_in_a_browser(pages):
+    """No script ran, no picture was asked for, and what was said can be read."""
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        for path in pages.values():
+            page = chromium.new_page()
+            asked = []
+            page.on("request", lambda request, asked=asked: asked.append(request.url))
+            page.goto(path.as_uri())
+            assert page.title() != "evil"
+            assert page.locator(".evil").count() == 0
+            assert [url for url in asked if not url.startswith("data:")] == [path.as_uri()]
+            assert "class=evil" in page.locator("body").text_content()
 
 
 def test_homes_are_written_as_shells_do(monkeypatch):

@@ -6,6 +6,7 @@ from opensci_lib import project
 from opensci_lib.reports.explore import Explorer, findings, positions, side_by_side
 from tests.hand_made import make_run, tensors
 from tests.stand_in import StandIn
+from tests.test_tables import shown as table_shown
 
 CHOICES = [("4.48.0", "original"), ("5.2.0", "fixed")]
 
@@ -34,7 +35,7 @@ def test_positions_are_compared_one_by_one(releases, tmp_path):
     assert table["next, left"].tolist() == ["b", "a", "a"]
     assert table["next, right"].tolist() == ["b", "a", "b"]
     assert table["logits equal"].tolist() == [True, True, False]
-    assert table["largest difference"].tolist() == [0, 0, 4]
+    assert table["max_abs_diff"].tolist() == [0, 0, 4]
 
 
 def test_what_is_shown_of_two_runs(releases, tmp_path):
@@ -44,7 +45,9 @@ def test_what_is_shown_of_two_runs(releases, tmp_path):
     best, rope, table = shown[1:]
     assert best.get_suptitle() == "' Paris' leads ' Rome' by 2.5 logits"
     assert {"left\nfrequency index", "right\nfrequency index"} <= {axes.get_ylabel() for axes in rope.axes}
-    assert table.data["position"].tolist() == [0, 1, 2]
+    _, (heads, *_, last) = table_shown(table)
+    assert heads == ["position (tokens)", "token", "next, left", "next, right", "logits", "largest |Δlogit|"]
+    assert last == ["2", "'word'", "'a'", "'b'", "differs", "4"]
 
 
 def test_what_a_run_said_when_it_failed_is_shown(releases, tmp_path):

@@ -1,13 +1,15 @@
 """What a run is: names, order, places."""
 
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from opensci_lib import project, runs
+from opensci_lib import compat, project, runs
 from opensci_lib.errors import OpensciError
+from opensci_lib.runs import failure
 
 
 @pytest.fixture
@@ -109,3 +111,63 @@ def test_a_run_that_is_named_must_be_finished(results):
     assert str(caught.value) == (
         f"{results}/4.48.0/original has no run.json: run `snakemake` first, which computes it."
     )
+
+
+# ---------------------------------------------------------------- a run without an outcome of its own
+
+
+def test_a_run_that_came_to_no_end_has_its_sentence_for_each_variant(outputs):
+    asked = {"model": "org/name", "revision": "iter_1", "tf_version": "5.9.0"}
+    failure.record_failure("eval.json", "It died.", asked)
+    folder = outputs / "org--name@iter_1" / "5.9.0"
+    assert {path.relative_to(folder).as_posix() for path in folder.rglob("*.json")} == {
+        "minimal/eval.json",
+        "fixed/eval.json",
+    }
+    assert json.loads((folder / "fixed" / "eval.json").read_text()) == {
+        "model": "org/name",
+        "revision": "iter_1",
+        "commit": None,
+        "variant": "fixed",
+        "versions": {"transformers": "5.9.0"},
+        "error": "It died.",
+    }
+    assert failure.failure_file(folder, "eval.json").read_text() == "It died.\n"
+    assert (folder / "eval.json.failed").exists()
+
+
+def test_a_run_of_no_model_named_is_the_miniature_s(outputs):
+    failure.record_failure("run.json", "It died.", {"tf_version": "4.57.6"})
+    folder = outputs / "miniature" / "4.57.6"
+    assert sorted(path.name for path in folder.iterdir()) == ["fixed", "original", "run.json.failed"]
+
+
+def test_variants_that_were_finished_before_keep_their_numbers(tmp_path):
+    folder = tmp_path / "5.9.0"
+    (folder / "minimal").mkdir(parents=True)
+    (folder / "minimal" / "run.json").write_text('{"numbers": 1}')
+    (folder / ".run.json").write_text('{"settings": {}, "done": ["minimal"]}')
+    failure.record_failure("run.json", "It died.", {"tf_version": "5.9.0", "output_dir": str(folder)})
+    assert (folder / "minimal" / "run.json").read_text() == '{"numbers": 1}'
+    assert json.loads((folder / "fixed" / "run.json").read_text())["error"] == "It died."
+
+
+def test_the_variants_asked_for_are_those_that_failed(tmp_path):
+    asked = {"tf_version": "5.9.0", "output_dir": str(tmp_path), "variants": ["original"]}
+    failure.record_failure("run.json", "It died.", asked)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["original", "run.json.failed"]
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_features_that_were_not_checked_are_failures(tmp_path, compiled):
+    asked = {"tf_version": "5.9.0", "output_dir": str(tmp_path / "5.9.0"), "compiled": compiled}
+    failure.record_failure("compat.json", "It died.", asked)
+    row = {"group": "weights", "feature": "the checks come to their end", "result": compat.FAILS, "seconds": 0.0}
+    assert json.loads((tmp_path / "5.9.0" / "compat.json").read_text()) == {
+        "tf_version": "5.9.0",
+        "compiled": compiled,
+        "results": [{"variant": variant, **row, "error": "It died."} for variant in runs.VARIANTS],
+    }
+    del asked["compiled"]
+    failure.record_failure("compat.json", "It died.", asked)
+    assert json.loads((tmp_path / "5.9.0" / "compat.json").read_text())["compiled"] is True

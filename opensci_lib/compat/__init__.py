@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 #: The modules of `features/`, in the order in which a matrix shows them.
 GROUPS = (
     "weights", "logits", "rope", "generation", "forward", "auto",
-    "saving", "training", "shapes", "attention", "kernels", "messages", "tokenizer",
+    "saving", "training", "parallel", "shapes", "attention", "kernels", "messages", "tokenizer",
 )  # fmt: skip
 OK, FAILS, UNSUPPORTED = "ok", "fails", "unsupported by this release"
 

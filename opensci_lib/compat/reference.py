@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from pathlib import Path
@@ -11,12 +12,17 @@ from safetensors import safe_open
 from opensci_lib import project
 from opensci_lib.errors import OpensciError
 from opensci_lib.model_folder import follow_umask
-from opensci_lib.runs import REFERENCE_RELEASE
+from opensci_lib.runs import REFERENCE_RELEASE, trace
 from opensci_lib.scratch import scratch
 
 _CHECKS = Path(__file__).parent
 #: How the logits of the reference were computed: (dtype, attention) pairs.
 SETTINGS = [(dtype, attention) for dtype in ("float32", "bfloat16") for attention in ("sdpa", "eager")]
+
+
+def _checks() -> str:
+    """Return a hash of the code that makes a reference: the checks, and what writes a trace."""
+    return project.code_digest(_CHECKS) + hashlib.sha256(Path(trace.__file__).read_bytes()).hexdigest()
 
 
 def check_reference(path: Path | str) -> Path:
@@ -29,7 +35,7 @@ def check_reference(path: Path | str) -> Path:
     path = Path(path)
     if path.exists():
         with safe_open(path, framework="np") as tensors:
-            if (tensors.metadata() or {}).get("checks") == project.code_digest(_CHECKS):
+            if (tensors.metadata() or {}).get("checks") == _checks():
                 return path
     raise OpensciError(
         f"{path}, what {REFERENCE_RELEASE} computes, is not there or was made by other checks: "
@@ -72,7 +78,7 @@ def compute(original: Path, path: Path, work: Path) -> None:
             for name, tensor in attended(model, case.ids, cache).items():
                 tensors[f"{dtype} {attention} {cache} cache {name}"] = tensor
     partial = path.with_name(f".{path.name}")
-    made_by = {"checks": project.code_digest(_CHECKS)}
+    made_by = {"checks": _checks()}
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, made_by)
     follow_umask(partial)
     partial.replace(path)

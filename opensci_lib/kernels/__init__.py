@@ -92,15 +92,16 @@ def build(version: str, layer: str | None = None) -> Path:
     _check(version, newest=(available() or [version])[-1])
     if layer not in (None, *LAYERS):
         raise OpensciError(f"There is no layer {layer!r}: choose one of {', '.join(LAYERS)}.")
-    folder = _environment(version)
-    with _locked(version):
-        contents = _contents(_lock_file(version), version)
-        if _read(folder / MARKER) != contents:
-            _build(version, contents)
-        if layer and _read(folder / f"{layer}.json") != (contents := _contents(_lock_file(version, layer), version)):
-            _add_layer(version, layer, contents)
-        _register(version)
-    return folder / "bin" / "python"
+    kernel, spec = _kernelspec(version), _spec(version)
+    if _read(kernel) != spec or not _is_built(version, layer):  # else nothing is written: the place may be read-only
+        with _locked(version):
+            if not _is_built(version):
+                _build(version, _contents(version))
+            if layer and not _is_built(version, layer):
+                _add_layer(version, layer, _contents(version, layer))
+            kernel.parent.mkdir(parents=True, exist_ok=True)
+            _write(kernel, json.dumps(spec, indent=2) + "\n")
+    return _environment(version) / "bin" / "python"
 
 
 def run(
@@ -206,8 +207,16 @@ def _unsupported(version: str) -> OpensciError:
     )
 
 
-def _contents(file: Path, version: str) -> dict:
+def _is_built(version: str, layer: str | None = None) -> bool:
+    """Say whether an environment, and a layer of it, are there, and made from what they would be made from now."""
+    markers = {None: MARKER, layer: f"{layer}.json" if layer else MARKER}
+    folder = _environment(version)
+    return all(_read(folder / marker) == _contents(version, part) for part, marker in markers.items())
+
+
+def _contents(version: str, layer: str | None = None) -> dict:
     """Return what an environment or a layer is made from; where that has changed, it is built anew."""
+    file = _lock_file(version, layer)
     return {
         "transformers": version,
         "python": PYTHON,
@@ -310,18 +319,14 @@ def _added(version: str, packages: Sequence[str]) -> Path:
     return folder
 
 
-def _register(version: str) -> None:
-    file = _kernelspec(version)
-    spec = {
+def _spec(version: str) -> dict:
+    return {
         "argv": [str(_environment(version) / "bin/python"), "-m", "ipykernel_launcher", "-f", "{connection_file}"],
         "display_name": display_name(version),
         "language": "python",
         "env": ENVIRONMENT,
         "metadata": {"debugger": True},
     }
-    if _read(file) != spec:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        _write(file, json.dumps(spec, indent=2) + "\n")
 
 
 def _uv(step: str, *arguments: str, version: str, stdin: str = "") -> str:

@@ -22,7 +22,7 @@ from papermill.utils import find_first_tagged_cell_index
 from traitlets.config import Config
 
 from opensci_lib import kernels
-from opensci_lib.errors import OpensciError
+from opensci_lib.errors import OpensciError, said_of_the_machine
 from opensci_lib.runs.failure import record_failure
 from opensci_lib.scratch import scratch
 
@@ -57,7 +57,8 @@ class TransformersEngine(NBClientEngine):
         prefix = kernels.kernel_name("")
         if kernel_name.startswith(prefix):
             version = kernel_name.removeprefix(prefix)
-            kernels.build(version, nb.metadata.get("opensci", {}).get("layer"))
+            with said_of_the_machine():
+                kernels.build(version, nb.metadata.get("opensci", {}).get("layer"))
             nb.metadata.kernelspec = {
                 "name": kernel_name,
                 "display_name": kernels.display_name(version),

@@ -17,6 +17,7 @@ from opensci_lib.bisect import PROMPT
 from opensci_lib.errors import OpensciError
 from opensci_lib.reports import figures
 from opensci_lib.reports.compare import Run, compare_positions, verdict
+from opensci_lib.reports.tables import table
 from opensci_lib.runs import REFERENCE_RELEASE, VARIANTS
 from opensci_lib.runs.probe import probe
 from opensci_lib.runs.variants import variant_folder
@@ -63,7 +64,7 @@ def positions(left: Run, right: Run) -> pd.DataFrame:
             "next, left": left.record["likeliest"],
             "next, right": right.record["likeliest"],
             "logits equal": compared["bitwise_equal"],
-            "largest difference": compared["max_abs_diff"],
+            "max_abs_diff": compared["max_abs_diff"],
         }
     )
 
@@ -83,7 +84,7 @@ def findings(choices: list[Choice], runs: list[Run | str]) -> list[Any]:
         Markdown("\n\n".join([f"{names[1]}: {outcome}.", *said])),
         figures.top_tokens(best),
         figures.rotary({side: run.capture for side, run in sides.items()}, 0),
-        positions(left, right).style.hide(),
+        table(positions(left, right)),
     ]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from opensci_lib import shim
 from opensci_lib.download import download
-from opensci_lib.errors import OpensciError
+from opensci_lib.errors import OpensciError, said_of_the_machine
 from opensci_lib.hotfix import hotfix
 from opensci_lib.model_folder import files, read_json, states, write_json
 from opensci_lib.runs import VARIANTS, in_order, release_folder, results_folder, variants_on
@@ -46,6 +46,7 @@ def prepared(model: str, variant: str, revision: str | None = None) -> Generator
             clear_device_cache(garbage_collection=True)  # the next variant needs the memory of this one
 
 
+@said_of_the_machine()
 def run_each(
     work: Callable[[Path, Path, dict[str, str | None]], Any],
     record: str,

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import psutil
 import pytest
 
@@ -23,11 +24,11 @@ DIED = "died while it ran the notebook, most often because memory ran out: take 
 def notebook(tmp_path):
     """Return a function that writes a notebook that records runs as infer.ipynb does, of one cell."""
 
-    def write(code: str) -> Path:
+    def write(code: str, record: str = "run.json") -> Path:
         parameters = "tf_version = None\nmodel: str = None\nvariants: list[str] = None\noutput_dir: str = None"
         cells = [nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})]
         kernelspec = {"name": "python3", "display_name": "python3", "language": "python"}
-        metadata = {"kernelspec": kernelspec, "opensci": {"record": "run.json"}}
+        metadata = {"kernelspec": kernelspec, "opensci": {"record": record}}
         made = nbformat.v4.new_notebook(cells=[*cells, nbformat.v4.new_code_cell(code)], metadata=metadata)
         nbformat.write(made, tmp_path / "in.ipynb")
         return tmp_path / "in.ipynb"
@@ -70,14 +71,26 @@ def test_a_kernel_that_dies_while_it_starts_is_an_outcome(notebook, tmp_path):
         assert json.loads((tmp_path / "5.9.0" / "fixed" / "run.json").read_text())["error"] == said
 
 
-def test_variants_that_were_finished_before_keep_their_numbers(tmp_path):
-    folder = tmp_path / "5.9.0"
-    (folder / "minimal").mkdir(parents=True)
-    (folder / "minimal" / "run.json").write_text('{"numbers": 1}')
-    (folder / ".run.json").write_text('{"settings": {}, "done": ["minimal"]}')
-    record_failure("run.json", "It died.", {"tf_version": "5.9.0", "output_dir": str(folder)})
-    assert (folder / "minimal" / "run.json").read_text() == '{"numbers": 1}'
-    assert json.loads((folder / "fixed" / "run.json").read_text())["error"] == "It died."
+def test_features_whose_kernel_is_killed_are_failures_in_the_matrix(notebook, tmp_path):
+    """Beside a release whose checks came to their end; the report is made, and says why."""
+    with tally.case("a kernel killed for memory"):
+        said = sentence(papermill(notebook(KILLED, "compat.json"), *results(tmp_path), "-p", "tf_version", "5.9.0"))
+        assert (tmp_path / "5.9.0" / "compat.json.failed").read_text() == f"{said}\n"
+        row = {"group": "rope", "feature": "turns", "result": "ok", "seconds": 1.0, "error": ""}
+        rows = [{"variant": variant, **row} for variant in ("original", "minimal", "fixed")]
+        (tmp_path / "5.8.1").mkdir()
+        (tmp_path / "5.8.1" / "compat.json").write_text(json.dumps({"tf_version": "5.8.1", "results": rows}))
+        out = tmp_path / "compatibility.ipynb"
+        words = ["papermill", "--no-progress-bar", "notebooks/compatibility.ipynb", out, "-p", "output_dir", tmp_path]
+        finish(command(*words))
+        table = pd.read_csv(tmp_path / "compat.csv")
+        assert list(zip(table["tf_version"], table["variant"], table["result"], strict=True)) == [
+            *(("5.8.1", variant, "ok") for variant in ("original", "minimal", "fixed")),
+            *(("5.9.0", variant, "fails") for variant in ("original", "minimal", "fixed")),
+        ]
+        assert set(table["error"].dropna()) == {said}
+        assert "Of 2 checks of the fixed folder on 2 releases 1 failed" in out.read_text()
+        assert said in out.read_text()
 
 
 def test_a_summary_says_what_is_missing(tmp_path):

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from opensci_lib import kernels
 from tests import tally
-from tests.faults.disturbed import beside, command, finish, sentence, tree, with_table
+from tests.faults.disturbed import ROOT, beside, command, finish, sentence, tree, with_table
 from tests.hand_made import make_run
 from tests.hub import Hub
 
@@ -129,6 +130,38 @@ def test_a_place_that_cannot_be_written(read_only, words):
     with tally.case("a read-only place"):
         said = sentence(command("opensci", *(word.format(place=read_only) for word in words)))
         assert said.endswith("Read-only file system: choose a place that can be written.")
+
+
+#: Runs a command where this checkout can't be written, as a system may show it to its users.
+READ_ONLY = [
+    "unshare",
+    "--mount",
+    "sh",
+    "-c",
+    'mount --bind . . && mount -o remount,ro,bind . && cd . && exec "$@"',
+    "-",
+]
+
+
+@pytest.mark.kernel
+def test_a_read_only_checkout(source, tmp_path):
+    """It works where nothing has to be built; what has to be is refused in a sentence."""
+    allowed = subprocess.run([*READ_ONLY, "true"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if allowed.returncode:
+        assert not os.environ.get("CI"), allowed.stderr
+        pytest.skip(f"nothing can be mounted here: {allowed.stderr.strip()}")
+    kernels.build("5.2.0")
+    if "5.6.2" in kernels.installed():
+        kernels.remove("5.6.2")
+    notebook = ["papermill", "--no-progress-bar", "notebooks/infer.ipynb", tmp_path / "out.ipynb", "-p", "tf_version"]
+    refused = "Read-only file system: choose a place that can be written."
+    with tally.case("a read-only checkout"):
+        fixed = tmp_path / "fixed"
+        finish([*READ_ONLY, *command("opensci", "hotfix", "--src_dir", source, "--dst_dir", fixed)])
+        words = ["--model_path", fixed, "--tf_version", "5.2.0", "--prompt", "The capital of Japan is"]
+        assert " Tokyo" in finish([*READ_ONLY, *command("opensci", "infer", *words)]).stdout
+        for words in (["opensci", "kernels", "build", "5.6.2"], [*notebook, "5.6.2"], [*notebook, "5.2.0"]):
+            assert sentence([*READ_ONLY, *command(*words)]).endswith(refused)
 
 
 def test_a_home_that_cannot_be_written(read_only, source):

@@ -54,4 +54,4 @@ def mark_undrawn(axes: Axes, places: Any, values: Any, colour: str) -> None:
 
 def say_equal(axes: Axes) -> None:
     """Say so where all that is drawn is equal to the reference: a line on zero alone looks like an empty panel."""
-    axes.text(0.5, 0.5, "equal, bit for bit", transform=axes.transAxes, ha="center", color=EQUAL, fontsize=12)
+    axes.text(0.5, 0.8, "equal, bit for bit", transform=axes.transAxes, ha="center", color=EQUAL, fontsize=12)

@@ -25,7 +25,7 @@ def parity_matrix(parity: pd.DataFrame) -> Figure:
     releases, variants = ascending(runs["tf_version"]), in_order(runs["variant"])
     crowded = len(releases) > 12
     turn = 90 if crowded else 0
-    height = 0.9 + (0.9 if crowded else 0.5) * len(variants)
+    height = 0.9 + (1.15 if crowded else 0.5) * len(variants)
     figure, [[axes]] = canvas(findings.equal_releases(parity), height)
     for run in runs.to_dict("records"):
         column, row = releases.index(run["tf_version"]), variants.index(run["variant"])
