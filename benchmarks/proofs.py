@@ -95,7 +95,8 @@ def main(models: tuple[str, ...], tf_versions: str | None, packages: tuple[str, 
         rows.append(row(name, commit, outcome, packages))
         click.echo(rows[-1])
         if ship and isinstance(outcome, Proof) and outcome.is_proven:
-            record = outcome.record(f"opensci prove --src_dir {name}")
+            source = name if folder == MODEL else folder.name
+            record = outcome.record(f"opensci prove --src_dir {source}")
             shipped[record.pop("digest")] = {"of": f"{name} {commit}".strip(), **record}
             write_json(SHIPPED, shipped)
         if docs:
