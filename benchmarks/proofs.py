@@ -17,6 +17,7 @@ from pathlib import Path
 
 import click
 
+from opensci_lib import kernels
 from opensci_lib.errors import OpensciError
 from opensci_lib.hotfix.proofs import SHIPPED
 from opensci_lib.miniature import MODEL
@@ -33,8 +34,8 @@ HEAD = [
     "unmodified folder loads and repeats itself; releases are counted from there on. Equal is bit for bit, without a",
     "fault that the reference lacks. A refusal names the line that has no cure yet: nothing is written then.",
     "",
-    "| model | commit | date | reference | outcome |",
-    "|---|---|---|---|---|",
+    "| model | commit | date | releases | reference | outcome |",
+    "|---|---|---|---|---|---|",
 ]
 
 
@@ -45,19 +46,18 @@ def parsed(model: str) -> tuple[str, Path, str]:
     return name or folder, MODEL if folder == "miniature" else Path(folder), commit
 
 
-def row(name: str, commit: str, outcome: Proof | str, packages: tuple[str, ...] = ()) -> str:
+def row(name: str, commit: str, tried: str, outcome: Proof | str, packages: tuple[str, ...] = ()) -> str:
     """Return a model's row in the table: a proof, or the sentence that says why there is none."""
     reference = "-" if isinstance(outcome, str) else outcome.reference
     words = outcome if isinstance(outcome, str) else "; ".join(told(outcome))
     if packages:
         words += f" (with {', '.join(packages)})"
-    return f"| {name} | {commit} | {date.today()} | {reference} | {words.replace('|', '/')} |"
+    return f"| {name} | {commit} | {date.today()} | {tried} | {reference} | {words.replace('|', '/')} |"
 
 
 def told(proof: Proof) -> Iterator[str]:
     """Say on how many releases a proof holds, what is wrong where it does not, and what already was."""
-    tried = [each.tf_version for each in proof.outcomes]
-    yield f"equal on {len(proof.releases)} of {len(tried)} releases from {tried[0]} to {tried[-1]}"
+    yield f"equal on {len(proof.releases)} of {len(proof.outcomes)}"
     wrong: dict[str, list[str]] = {}
     for each in proof.outcomes:
         if not proof.holds(each):
@@ -85,6 +85,7 @@ def main(models: tuple[str, ...], tf_versions: str | None, packages: tuple[str, 
     """Prove models, each NAME=FOLDER@COMMIT."""
     releases = tf_versions.split(",") if tf_versions else None
     rows, shipped = [], read_json(SHIPPED)
+    tried = ", ".join(releases) if releases else f"all {len(kernels.available())} locked"
     for name, folder, commit in map(parsed, models):
         outcome: Proof | str
         try:
@@ -92,10 +93,11 @@ def main(models: tuple[str, ...], tf_versions: str | None, packages: tuple[str, 
         except OpensciError as error:
             # of the twin in a folder that is gone, its code is that of the model
             outcome = re.sub(r"/\S*/(?=\w+\.py)", "", error.message).replace(str(folder.absolute()), name)
-        rows.append(row(name, commit, outcome, packages))
+        rows.append(row(name, commit, tried, outcome, packages))
         click.echo(rows[-1])
         if ship and isinstance(outcome, Proof) and outcome.is_proven:
-            record = outcome.record(f"opensci prove --src_dir {name}")
+            source = name if folder == MODEL else folder.name
+            record = outcome.record(f"opensci prove --src_dir {source}")
             shipped[record.pop("digest")] = {"of": f"{name} {commit}".strip(), **record}
             write_json(SHIPPED, shipped)
         if docs:
