@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from opensci_lib.model_folder import read_json, write_json
-from opensci_lib.runs import results_folder, variants_on
+from opensci_lib.runs import BACKENDS, results_folder, variants_on
 
 
 def record_failure(record: str, sentence: str, parameters: dict[str, Any]) -> None:
@@ -19,7 +19,8 @@ def record_failure(record: str, sentence: str, parameters: dict[str, Any]) -> No
     folder = Path(parameters.get("output_dir") or results_folder(model or "miniature", revision) / str(tf_version))
     begun = folder / f".{record}"
     done = read_json(begun)["done"] if begun.exists() else []
-    for variant in parameters.get("variants") or variants_on(str(tf_version)):
+    backend = [name for name in BACKENDS if name == parameters.get("backend")]
+    for variant in backend or parameters.get("variants") or variants_on(str(tf_version)):
         if variant not in done:
             outcome = {"model": model, "revision": revision, "commit": None, "variant": variant}
             (folder / variant).mkdir(parents=True, exist_ok=True)
