@@ -67,6 +67,15 @@ def test_each_variant_is_its_rules(outputs, model):
     assert not (original / "hotfix.json").exists()
 
 
+def test_what_a_backend_runs_is_the_fixed_folder(outputs, model, kernel):
+    kernel("5.2.0")
+    work = Work()
+    results = run_each(work, "run.json", str(model), None, ["vllm", "fixed"])
+    assert list(results) == ["fixed", "vllm"]
+    assert work.variants == ["fixed", "fixed"]
+    assert results["vllm"] == outputs / "tiny" / "5.2.0" / "vllm"
+
+
 def test_an_unknown_variant_is_refused_before_anything_is_done(outputs):
     with pytest.raises(OpensciError) as caught:
         variant_folder("org/name", "mended")
