@@ -528,8 +528,7 @@ def test_of_another_backend_it_says_how_far_off_it_is(reference, tmp_path):
 
     table = scores.score_table(reference, [write(tmp_path, "5.2.0/vllm", edit=further)])
     assert scores.verdict(table) == [
-        "**vllm** differs on 1 of 1 releases. No log-likelihood changed by more than 0.0015 nats, "
-        "and 0 predictions did."
+        "**vllm** differs on 1 of 1 releases. Log-likelihoods changed by up to 0.0015 nats, and 0 predictions."
     ]
 
 

@@ -245,9 +245,7 @@ def verdict(table: pd.DataFrame) -> list[str]:
             found = f"**{variant}** differs on {len(unequal)} of {len(runs)} releases."
             if variant in BACKENDS:  # other kernels: how far off they are is what there is to say
                 changed, furthest = rows["changed"].sum(), rows["largest_change"].max(skipna=False)
-                found += (
-                    f" No log-likelihood changed by more than {furthest:.2g} nats, and {changed} predictions did."
-                )
+                found += f" Log-likelihoods changed by up to {furthest:.2g} nats, and {changed} predictions."
         else:
             items, tokens = (runs[0].loc[runs[0]["metric"] == metric, "items"].sum() for metric in (ACCURACY, NATS))
             found = (
