@@ -175,6 +175,12 @@ def test_a_plain_notebook_runs_as_ever_but_over_ipc(notebook):
     assert done.metadata.kernelspec.name == "python3"
 
 
+def test_what_a_notebook_writes_does_not_say_where_this_checkout_lies(notebook):
+    code = "import sys; from opensci_lib import project; print(project.__file__, file=sys.stderr)"
+    done = papermill.execute_notebook(notebook(code=code), None, progress_bar=False)
+    assert done.cells[-1].outputs[0].text == "opensci_lib/project.py\n"
+
+
 def test_a_failing_cell_is_papermills_own_error(notebook):
     with pytest.raises(papermill.PapermillExecutionError, match="ZeroDivisionError"):
         papermill.execute_notebook(notebook(code="1 / 0"), None, progress_bar=False)

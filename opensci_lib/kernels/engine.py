@@ -21,8 +21,8 @@ from papermill.translators import PythonTranslator
 from papermill.utils import find_first_tagged_cell_index
 from traitlets.config import Config
 
-from opensci_lib import kernels
-from opensci_lib.errors import OpensciError, said_of_the_machine
+from opensci_lib import kernels, project
+from opensci_lib.errors import OpensciError, said_of_the_machine, without_home
 from opensci_lib.runs.failure import record_failure
 from opensci_lib.scratch import scratch
 
@@ -65,6 +65,8 @@ class TransformersEngine(NBClientEngine):
             }
         done = super().execute_notebook(nb, kernel_name, *args, **kwargs)
         for output in (output for cell in done.cells for output in cell.get("outputs", [])):
+            if output.output_type == "stream":  # warnings name files; what is shown to others need not say where
+                output.text = without_home(output.text.replace(f"{project.ROOT}/", ""))
             if output.output_type == "error" and output.ename == OpensciError.__name__:
                 raise OpensciError(output.evalue)  # a sentence for the user, where papermill would print a traceback
         return done

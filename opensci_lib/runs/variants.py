@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from opensci_lib import shim
+from opensci_lib import project, shim
 from opensci_lib.download import download
 from opensci_lib.errors import OpensciError, said_of_the_machine
 from opensci_lib.hotfix import hotfix
@@ -109,7 +109,8 @@ def run_each(
         raise next(iter(failed.values()))
     for variant, error in failed.items():
         versions = {"transformers": transformers.__version__}
-        outcome = {**made_of, "variant": variant, "versions": versions, "error": str(error)}
+        said = str(error).replace(f"{project.ROOT}/", "")  # results are shown to others
+        outcome = {**made_of, "variant": variant, "versions": versions, "error": said}
         write_json(results[variant] / record, outcome)
     return results
 
