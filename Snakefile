@@ -15,7 +15,7 @@ import psutil
 from snakemake.exceptions import WorkflowError
 
 from opensci_lib import runs
-from opensci_lib.kernels import available, marker
+from opensci_lib.kernels import available, kernel_name, marker
 from opensci_lib.runs import REFERENCE, REFERENCE_RELEASE, VARIANTS
 
 
@@ -27,6 +27,7 @@ MODELS = {runs.model_name(*pair): pair for pair in map(runs.model_and_revision, 
 OUT = "outputs/{model}"
 TASKS = [config["tasks"]] if isinstance(config["tasks"], str) else config["tasks"]
 DATASETS = "outputs/datasets.txt" if TASKS else []
+VLLM = available("vllm")[-1:] if "vllm" in config["backends"] else []
 
 
 def switched_on(key):
@@ -47,6 +48,11 @@ def releases(wildcards):
 def run_names(wildcards):
     """The runs of these releases, as "<tf_version>/<variant>"."""
     return runs.names(releases(wildcards))
+
+
+def evaluated_runs(wildcards):
+    """The runs that the evaluation compares: vLLM's beside those of the releases."""
+    return [*run_names(wildcards), *(f"{release}/vllm" for release in VLLM)]
 
 
 def of_releases(path):
@@ -161,7 +167,7 @@ REPORT = f"{RUN} && {HTML} {{output.notebook}}"
 
 # These need a network, or are over in seconds.
 localrules:
-    all, evaluation, compat, docs, prepare, kernel, layer, download, hotfix, datasets,
+    all, evaluation, compat, docs, prepare, kernel, layer, engine, download, hotfix, datasets,
     summary, evaluation_report, compat_report, family, html, index,
 
 
@@ -215,6 +221,7 @@ rule prepare:
     input:
         of_releases(marker("{tf_version}")),
         of_releases(marker("{tf_version}", "evaluation")),
+        [marker(release, engine="vllm") for release in VLLM],
         DATASETS,
         # Where weights are not kept, they come and go with the runs.
         expand(f"{OUT}/{{variant}}.json", model=MODELS, variant=VARIANTS) if switched_on("keep_weights") else [],
@@ -237,6 +244,15 @@ rule layer:
         marker("{tf_version}", "evaluation"),
     shell:
         "opensci kernels build {wildcards.tf_version} --layer evaluation"
+
+
+rule engine:
+    input:
+        f"environments/{kernel_name('{tf_version}', 'vllm')}.txt",
+    output:
+        marker("{tf_version}", engine="vllm"),
+    shell:
+        "opensci kernels build {wildcards.tf_version} --engine vllm"
 
 
 rule download:
@@ -325,6 +341,29 @@ rule evaluate:
         run_or_say("eval.json")
 
 
+# After the release's own runs, whose folder it shares.
+rule evaluate_vllm:
+    input:
+        DATASETS,
+        f"{OUT}/{{tf_version}}/evaluate.ipynb",
+        notebook="notebooks/evaluate.ipynb",
+        engine=marker("{tf_version}", engine="vllm"),
+        model=f"{OUT}/original.json",
+        folder=folder(f"{OUT}/fixed"),
+    output:
+        notebook=f"{OUT}/{{tf_version}}/evaluate-vllm.ipynb",
+    params:
+        parameters(
+            **THIS_MODEL,
+            **{key: config[key] for key in ("tasks", "num_fewshot", "limit", "batch_size", "too_long", "dtype", "device")},
+            backend="vllm",
+        ),
+    resources:
+        mem_mb=memory(6000, 2),
+    shell:
+        RUN
+
+
 rule compat_reference:
     input:
         glob("opensci_lib/compat/**/*.py", recursive=True),
@@ -377,12 +416,13 @@ rule summary:
 rule evaluation_report:
     input:
         of_releases(f"{OUT}/{{tf_version}}/evaluate.ipynb"),
+        expand(f"{OUT}/{{tf_version}}/evaluate-vllm.ipynb", tf_version=VLLM, allow_missing=True),
         notebook="notebooks/evaluation.ipynb",
     output:
         multiext(f"{OUT}/", "evaluation.csv", "changed_items.csv", "evaluation.html"),
         notebook=f"{OUT}/evaluation.ipynb",
     params:
-        parameters(**THIS_REPORT, runs=run_names),
+        parameters(**THIS_REPORT, runs=evaluated_runs),
     shell:
         REPORT
 

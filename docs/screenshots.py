@@ -55,7 +55,7 @@ def explore(page: Page, address: str) -> None:
     page.evaluate("void jupyterapp.commands.execute('notebook:run-all-cells')")
     page.get_by_role("button", name="Compute").click()
     page.locator(".jp-OutputArea-output .jp-OutputArea tbody").wait_for()
-    page.locator(".jp-OutputArea-output .jp-OutputArea img").first.scroll_into_view_if_needed()
+    page.get_by_role("heading").first.scroll_into_view_if_needed()
 
 
 def main() -> None:

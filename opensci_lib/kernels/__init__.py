@@ -3,6 +3,7 @@
 `environments/transformers-V.txt` pins every package, `environments/transformers-V/` is the environment
 that uv builds from it, and `transformers-V` is the kernel that JupyterLab and papermill then offer.
 `environments/evaluation-V.txt` pins what an optional layer, put on top of that environment, adds to it.
+`environments/vllm-V.txt` pins one more, of the engine vLLM and the release that it runs models with (`vllm`).
 An installed copy of this library brings the lock files along, and builds in the user's cache (`project`).
 Environments share one copy of torch on disk, because uv links files from its cache.
 """
@@ -26,6 +27,7 @@ from filelock import FileLock
 
 from opensci_lib import project
 from opensci_lib.errors import OpensciError
+from opensci_lib.kernels import vllm
 from opensci_lib.kernels.uv import uv
 from opensci_lib.runs import as_numbers, ascending
 from opensci_lib.scratch import scratch
@@ -35,40 +37,41 @@ PYTHON = "3.11"
 MARKER = "opensci.json"
 #: Packages that only some notebooks need, each an extra in pyproject.toml, installed on top of an environment.
 LAYERS = ("evaluation",)
+#: What runs models: the release itself, or vLLM, with the layers' packages and in an environment of its own.
+ENGINES = ("transformers", "vllm")
 _NAME = "opensci-lib"
 
 
-def kernel_name(version: str) -> str:
+def kernel_name(version: str, engine: str = "transformers") -> str:
     """Return what the kernel, the environment and the lock file of a release are called."""
-    return f"transformers-{version}"
+    return f"{engine}-{version}"
 
 
-def display_name(version: str) -> str:
+def display_name(version: str, engine: str = "transformers") -> str:
     """Return how JupyterLab shows the kernel of a release."""
-    return f"transformers {version}"
+    return f"transformers {version}" + (", vLLM" if engine == "vllm" else "")
 
 
-def marker(version: str, layer: str | None = None) -> str:
+def marker(version: str, layer: str | None = None, engine: str = "transformers") -> str:
     """Return the path in the project of the file that says that an environment, or its layer, is complete."""
-    return f"environments/{kernel_name(version)}/{f'{layer}.json' if layer else MARKER}"
+    return f"environments/{kernel_name(version, engine)}/{f'{layer}.json' if layer else MARKER}"
 
 
-def available() -> list[str]:
+def available(engine: str = "transformers") -> list[str]:
     """Return the releases with a lock file, oldest first."""
     folders = (project.LOCKS, project.ENVIRONMENTS)
-    return _versions(file.stem for folder in folders for file in folder.glob("transformers-*.txt"))
+    return _versions(file.stem for folder in folders for file in folder.glob(f"{engine}-*.txt"))
 
 
-def installed() -> list[str]:
+def installed(engine: str = "transformers") -> list[str]:
     """Return the releases whose environment is built, oldest first."""
-    return _versions(
-        file.parent.name for file in project.ENVIRONMENTS.glob(marker("*").removeprefix("environments/"))
-    )
+    built = project.ENVIRONMENTS.glob(marker("*", engine=engine).removeprefix("environments/"))
+    return _versions(file.parent.name for file in built)
 
 
-def python(version: str) -> Path:
+def python(version: str, engine: str = "transformers") -> Path:
     """Return the interpreter of a release's environment, built if it is not there yet."""
-    return build(version)
+    return build(version, engine=engine)
 
 
 #: Variables that a kernel is started with.
@@ -80,28 +83,38 @@ ENVIRONMENT = {
 }
 
 
-def build(version: str, layer: str | None = None) -> Path:
+def build(version: str, layer: str | None = None, engine: str = "transformers") -> Path:
     """Build the environment of a release, with a layer if one is named, register its kernel, return its interpreter.
 
     Returns at once where the environment was built from the present lock file. A release without a lock
-    file is resolved on the spot. The environment appears whole or not at all.
+    file is resolved on the spot. The environment appears whole or not at all. That of an engine holds the layers.
 
     Raises:
-        OpensciError: The release is not supported, the layer is unknown, uv is missing, or uv failed.
+        OpensciError: The release is not supported, the layer or the engine is unknown, vLLM has no lock file with
+            this release, uv is missing, or uv failed.
     """
     _check(version, newest=(available() or [version])[-1])
     if layer not in (None, *LAYERS):
         raise OpensciError(f"There is no layer {layer!r}: choose one of {', '.join(LAYERS)}.")
-    kernel, spec = _kernelspec(version), _spec(version)
-    if _read(kernel) != spec or not _is_built(version, layer):  # else nothing is written: the place may be read-only
-        with _locked(version):
-            if not _is_built(version):
-                _build(version, _contents(version))
+    if engine not in ENGINES:
+        raise OpensciError(f"There is no engine {engine!r}: choose one of {', '.join(ENGINES)}.")
+    if engine == "vllm" and version not in (locked := available("vllm")):
+        raise OpensciError(
+            f"vLLM has no lock file with transformers {version}: take {' or '.join(locked) or 'another'}, "
+            f"or try `opensci kernels lock {version} --engine vllm`."
+        )
+    layer = layer if engine == "transformers" else None
+    kernel, spec = _kernelspec(version, engine), _spec(version, engine)
+    # Where all is there nothing is written: the place may be read-only.
+    if _read(kernel) != spec or not _is_built(version, layer, engine):
+        with _locked(version, engine):
+            if not _is_built(version, engine=engine):
+                _build(version, _contents(version, engine=engine), engine)
             if layer and not _is_built(version, layer):
                 _add_layer(version, layer, _contents(version, layer))
             kernel.parent.mkdir(parents=True, exist_ok=True)
             _write(kernel, json.dumps(spec, indent=2) + "\n")
-    return _environment(version) / "bin" / "python"
+    return _environment(version, engine) / "bin" / "python"
 
 
 def run(
@@ -133,9 +146,11 @@ def remove(version: str) -> None:
             shutil.rmtree(added)
 
 
-def lock(version: str) -> Path:
+def lock(version: str, engine: str = "transformers") -> Path:
     """Resolve all packages of a release's environment and of its layers, write the lock files, return the first."""
     _check(version, newest=version)
+    if engine == "vllm":
+        return _lock_vllm(version)
     heading = f"# Written by `opensci kernels lock {version}`."
     extras = [f"--extra={extra}" for extra in ("kernel", *LAYERS)]
     # All together first: a layer may need an older release of something than the environment alone would get.
@@ -154,44 +169,54 @@ def lock(version: str) -> Path:
     return _lock_file(version)
 
 
-def _resolved(version: str, *options: str) -> list[str]:
+def _lock_vllm(version: str) -> Path:
+    """Resolve vLLM with a release and all layers, and write its lock file."""
+    extras = [f"--extra={extra}" for extra in ("kernel", *LAYERS)]
+    pins = [pin for pin in _resolved(version, *extras, besides=vllm.package()) if not vllm.is_left_out(pin)]
+    heading = f"# Written by `opensci kernels lock {version} --engine vllm`."
+    project.ENVIRONMENTS.mkdir(parents=True, exist_ok=True)
+    _write(project.ENVIRONMENTS / _lock_name(version, engine="vllm"), "\n".join([heading, *pins, ""]))
+    return _lock_file(version, engine="vllm")
+
+
+def _resolved(version: str, *options: str, besides: str = "") -> list[str]:
     pins = _uv(
         f"Resolving the packages of transformers {version}",
         *("pip", "compile", "--quiet", str(project.PYPROJECT), "-", "--python-version", PYTHON, *options),
         *("--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links"),
-        stdin=f"transformers=={version}\n",
+        stdin=f"transformers=={version}\n{besides}\n" if besides else f"transformers=={version}\n",
         version=version,
     )
     # A local version such as 2.13.0+cpu belongs to one machine's wheel; 2.13.0 accepts it as well.
     return [pin.removesuffix("+cpu") for pin in pins.splitlines()]
 
 
-def _environment(version: str) -> Path:
-    return project.ENVIRONMENTS / kernel_name(version)
+def _environment(version: str, engine: str = "transformers") -> Path:
+    return project.ENVIRONMENTS / kernel_name(version, engine)
 
 
-def _lock_name(version: str, layer: str | None) -> str:
-    return f"{layer}-{version}.txt" if layer else f"{kernel_name(version)}.txt"
+def _lock_name(version: str, layer: str | None = None, engine: str = "transformers") -> str:
+    return f"{layer or engine}-{version}.txt"
 
 
-def _lock_file(version: str, layer: str | None = None) -> Path:
+def _lock_file(version: str, layer: str | None = None, engine: str = "transformers") -> Path:
     """Return the lock file that `lock` wrote here, or else the one that came with an installed copy."""
-    name = _lock_name(version, layer)
+    name = _lock_name(version, layer, engine)
     own, brought = project.ENVIRONMENTS / name, project.LOCKS / name
     return brought if brought.exists() and not own.exists() else own
 
 
-def _kernelspec(version: str) -> Path:
-    return project.kernelspecs() / kernel_name(version) / "kernel.json"
+def _kernelspec(version: str, engine: str = "transformers") -> Path:
+    return project.kernelspecs() / kernel_name(version, engine) / "kernel.json"
 
 
-def _locked(version: str) -> FileLock:
+def _locked(version: str, engine: str = "transformers") -> FileLock:
     project.ENVIRONMENTS.mkdir(parents=True, exist_ok=True)
-    return FileLock(project.ENVIRONMENTS / f".{kernel_name(version)}.lock")
+    return FileLock(project.ENVIRONMENTS / f".{kernel_name(version, engine)}.lock")
 
 
 def _versions(names: Iterable[str]) -> list[str]:
-    return ascending(name.removeprefix(kernel_name("")) for name in names)
+    return ascending(name.rpartition("-")[2] for name in names)
 
 
 def _check(version: str, newest: str) -> None:
@@ -207,16 +232,16 @@ def _unsupported(version: str) -> OpensciError:
     )
 
 
-def _is_built(version: str, layer: str | None = None) -> bool:
+def _is_built(version: str, layer: str | None = None, engine: str = "transformers") -> bool:
     """Say whether an environment, and a layer of it, are there, and made from what they would be made from now."""
     markers = {None: MARKER, layer: f"{layer}.json" if layer else MARKER}
-    folder = _environment(version)
-    return all(_read(folder / marker) == _contents(version, part) for part, marker in markers.items())
+    folder = _environment(version, engine)
+    return all(_read(folder / marker) == _contents(version, part, engine) for part, marker in markers.items())
 
 
-def _contents(version: str, layer: str | None = None) -> dict:
+def _contents(version: str, layer: str | None = None, engine: str = "transformers") -> dict:
     """Return what an environment or a layer is made from; where that has changed, it is built anew."""
-    file = _lock_file(version, layer)
+    file = _lock_file(version, layer, engine)
     return {
         "transformers": version,
         "python": PYTHON,
@@ -252,14 +277,15 @@ def _write(file: Path, text: str) -> None:
     temporary.replace(file)
 
 
-def _build(version: str, contents: dict) -> None:
+def _build(version: str, contents: dict, engine: str = "transformers") -> None:
     """Build beside the environment's place and move it there when it is complete."""
-    folder = _environment(version)
-    step = f"Building the environment of transformers {version}"
+    folder = _environment(version, engine)
+    step = f"Building the environment of {display_name(version, engine)}"
     click.echo(f"{step} …", err=True)
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)  # of a build that was killed
-    packages = ["-r", str(_lock_file(version))]
+    # vLLM's lock leaves out what the metadata of its packages ask for.
+    packages = ["-r", str(_lock_file(version, engine=engine)), *(["--no-deps"] if engine == "vllm" else [])]
     if contents["lock_sha256"] is None:
         click.echo(f"transformers {version} has no lock file: its packages are resolved now.", err=True)
         packages = ["-r", str(project.PYPROJECT), "--extra", "kernel", f"transformers=={version}"]
@@ -319,12 +345,13 @@ def _added(version: str, packages: Sequence[str]) -> Path:
     return folder
 
 
-def _spec(version: str) -> dict:
+def _spec(version: str, engine: str) -> dict:
+    interpreter = str(_environment(version, engine) / "bin/python")
     return {
-        "argv": [str(_environment(version) / "bin/python"), "-m", "ipykernel_launcher", "-f", "{connection_file}"],
-        "display_name": display_name(version),
+        "argv": [interpreter, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+        "display_name": display_name(version, engine),
         "language": "python",
-        "env": ENVIRONMENT,
+        "env": ENVIRONMENT | (vllm.environment() if engine == "vllm" else {}),
         "metadata": {"debugger": True},
     }
 

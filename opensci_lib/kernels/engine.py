@@ -28,14 +28,14 @@ from opensci_lib.scratch import scratch
 
 
 class TransformersEngine(NBClientEngine):
-    """Picks, and if need be builds, the kernel of a release, and speaks to it over IPC instead of TCP."""
+    """Picks, and if need be builds, the kernel of a release or of vLLM, and speaks to it over IPC instead of TCP."""
 
     @classmethod
     def nb_kernel_name(cls, nb: NotebookNode, name: str | None = None) -> str:
         """Return the kernel to run `nb` under: `name`, else that of its `tf_version`, else its own."""
         tf_version = _tf_version(nb)
         if tf_version is not None:
-            name = name or kernels.kernel_name(tf_version)
+            name = name or kernels.kernel_name(tf_version, _engine(nb))
         return super().nb_kernel_name(nb, name)
 
     @classmethod
@@ -50,18 +50,17 @@ class TransformersEngine(NBClientEngine):
         _check_types(nb)
         # papermill asked nb_kernel_name just now, so only a kernel given by the user can differ.
         tf_version = _tf_version(nb)
-        if tf_version is not None and kernel_name != (wanted := kernels.kernel_name(tf_version)):
+        if tf_version is not None and kernel_name != (wanted := kernels.kernel_name(tf_version, _engine(nb))):
             raise OpensciError(
                 f"Kernel {kernel_name} contradicts tf_version {tf_version}: leave it out, or ask for {wanted}."
             )
-        prefix = kernels.kernel_name("")
-        if kernel_name.startswith(prefix):
-            version = kernel_name.removeprefix(prefix)
+        engine, _, version = kernel_name.rpartition("-")
+        if tf_version is not None or engine in kernels.ENGINES:
             with said_of_the_machine():
-                kernels.build(version, nb.metadata.get("opensci", {}).get("layer"))
+                kernels.build(version, nb.metadata.get("opensci", {}).get("layer"), engine)
             nb.metadata.kernelspec = {
                 "name": kernel_name,
-                "display_name": kernels.display_name(version),
+                "display_name": kernels.display_name(version, engine),
                 "language": "python",
             }
         done = super().execute_notebook(nb, kernel_name, *args, **kwargs)
@@ -145,15 +144,21 @@ def _parameters(nb: NotebookNode) -> list[Parameter]:
     return PythonTranslator.inspect(nb.cells[index]) if index >= 0 else []
 
 
-def _tf_version(nb: NotebookNode) -> str | None:
-    """Return the release that a notebook asks for: the parameter passed, else the default in its cell."""
+def _value(nb: NotebookNode, name: str) -> Any:
+    """Return a parameter of a notebook: the one passed, else the default in its cell, else None."""
     passed = nb.metadata.get("papermill", {}).get("parameters", {})
-    if "tf_version" in passed:
-        return passed["tf_version"]
-    for parameter in _parameters(nb):
-        if parameter.name == "tf_version":
-            return ast.literal_eval(parameter.default)
-    return None
+    defaults = {parameter.name: parameter.default for parameter in _parameters(nb)}
+    return passed[name] if name in passed else ast.literal_eval(defaults.get(name, "None"))
+
+
+def _tf_version(nb: NotebookNode) -> str | None:
+    """Return the release that a notebook asks for."""
+    return _value(nb, "tf_version")
+
+
+def _engine(nb: NotebookNode) -> str:
+    """Return what is to run the models of a notebook: vLLM, or the release itself, which is `hf`."""
+    return {None: "transformers", "hf": "transformers"}.get(backend := _value(nb, "backend"), backend)
 
 
 papermill_engines.register(None, TransformersEngine)

@@ -15,7 +15,7 @@ import pandas as pd
 from opensci_lib.errors import OpensciError
 from opensci_lib.reports.findings import number, percent
 from opensci_lib.reports.statistics import changed_predictions, compare_items
-from opensci_lib.runs import find
+from opensci_lib.runs import BACKENDS, find
 
 #: Scores of the 1.7B model that others published, with their source.
 PUBLISHED = Path(__file__).with_name("published.csv")
@@ -243,6 +243,9 @@ def verdict(table: pd.DataFrame) -> list[str]:
         unequal = [of for of in runs if not of["equal"].all()]
         if unequal:
             found = f"**{variant}** differs on {len(unequal)} of {len(runs)} releases."
+            if variant in BACKENDS:  # other kernels: how far off they are is what there is to say
+                changed, furthest = rows["changed"].sum(), rows["largest_change"].max(skipna=False)
+                found += f" Log-likelihoods changed by up to {furthest:.2g} nats, and {changed} predictions."
         else:
             items, tokens = (runs[0].loc[runs[0]["metric"] == metric, "items"].sum() for metric in (ACCURACY, NATS))
             found = (

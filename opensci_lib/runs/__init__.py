@@ -22,6 +22,9 @@ VARIANTS: dict[str, list[str] | None] = {
     "minimal": ["loss-kwargs", "rope-default", "tied-keys"],
     "fixed": None,
 }
+#: What may run the fixed folder in place of transformers. Its results lie and are shown beside those of the variants.
+BACKENDS = ("vllm",)
+_ORDER = [*VARIANTS, *BACKENDS]
 
 
 def as_numbers(release: str) -> tuple[int, ...]:
@@ -35,13 +38,13 @@ def ascending(releases: Iterable[str]) -> list[str]:
 
 
 def in_order(variants: Iterable[str]) -> list[str]:
-    """Return variants, each once: original, minimal, fixed."""
-    return sorted(set(variants), key=list(VARIANTS).index)
+    """Return variants, each once: original, minimal, fixed, and fixed by other backends."""
+    return sorted(set(variants), key=_ORDER.index)
 
 
 def place(release: str, variant: str) -> tuple[tuple[int, ...], int]:
     """Return what a run is sorted by: its release, then its variant."""
-    return as_numbers(release), list(VARIANTS).index(variant)
+    return as_numbers(release), _ORDER.index(variant)
 
 
 def variants_on(release: str) -> list[str]:

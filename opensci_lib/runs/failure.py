@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from opensci_lib.model_folder import read_json, write_json
-from opensci_lib.runs import VARIANTS, results_folder, variants_on
+from opensci_lib.runs import BACKENDS, VARIANTS, results_folder, variants_on
 
 
 def record_failure(record: str, sentence: str, parameters: dict[str, Any]) -> None:
@@ -31,7 +31,8 @@ def _record_variants(folder: Path, record: str, sentence: str, parameters: dict[
     outcome = {"model": parameters.get("model"), "revision": parameters.get("revision"), "commit": None}
     begun = folder / f".{record}"
     done = read_json(begun)["done"] if begun.exists() else []
-    for variant in parameters.get("variants") or variants_on(str(tf_version)):
+    backend = [name for name in BACKENDS if name == parameters.get("backend")]
+    for variant in backend or parameters.get("variants") or variants_on(str(tf_version)):
         if variant not in done:
             (folder / variant).mkdir(exist_ok=True)
             outcome |= {"variant": variant, "versions": {"transformers": tf_version}, "error": sentence}

