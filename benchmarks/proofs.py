@@ -97,8 +97,10 @@ def main(models: tuple[str, ...], tf_versions: str | None, packages: tuple[str, 
         click.echo(rows[-1])
         if ship and isinstance(outcome, Proof) and outcome.is_proven:
             source = name if folder == MODEL else folder.name
-            record = outcome.record(f"opensci prove --src_dir {source}")
-            shipped[record.pop("digest")] = {"of": f"{name} {commit}".strip(), **record}
+            chosen = f" --tf_versions {tf_versions}" if tf_versions else ""
+            record = outcome.record(f"opensci prove --src_dir {source}{chosen}")
+            digest = record.pop("digest")
+            shipped[digest] = {"of": f"{name} {commit}".strip(), **record}
             write_json(SHIPPED, shipped)
         if docs:
             PAGE.write_text(table(rows), encoding="utf-8")
