@@ -41,10 +41,11 @@ def pytest_collection_modifyitems(config, items):
         config.hook.pytest_deselected(items=long)
         items[:] = [item for item in items if item not in long]
     vllm = [] if kernels.installed("vllm") else ["its environment"]
+    locked = kernels.available("vllm") or ["VERSION"]  # a copy of the tests alone has no lock files
     needs = {
         "slurm": ("ON A SLURM CLUSTER", missing_programs(), "apt install slurm-wlm munge"),
         "browser": ("IN A BROWSER", [] if shutil.which("chromium") else ["chromium"], "apt install chromium"),
-        "vllm": ("WITH VLLM", vllm, f"opensci kernels build {kernels.available('vllm')[-1]} --engine vllm"),
+        "vllm": ("WITH VLLM", vllm, f"opensci kernels build {locked[-1]} --engine vllm"),
     }
     config.stash[_LEFT_OUT] = []
     for marker, (where, absent, cure) in needs.items():
