@@ -99,7 +99,8 @@ def prepare(folder: Path, releases: list[str]) -> None:
 @click.command()
 @click.option("--turns", default=3, show_default=True, help="How often each way is measured.")
 @click.option("--releases", help="With commas; default: those of config.yaml.")
-def main(turns: int, releases: str | None) -> None:
+@click.option("--tests/--no-tests", default=True, help="Whether `uv run pytest` is timed as well, once.")
+def main(turns: int, releases: str | None, tests: bool) -> None:
     """Measure all ways in turn, print and save."""
     chosen = releases.split(",") if releases else default_releases()
     to_the_summary = [SUMMARY, *pipeline_arguments(chosen)]
@@ -118,16 +119,18 @@ def main(turns: int, releases: str | None) -> None:
             with fresh_checkout() as checkout:
                 whole = checkout.snakemake(*pipeline_arguments(chosen, compat=True))
                 times[WHOLE].append(whole.seconds)
-    with fresh_checkout() as checkout:
-        times[TESTS].append(seconds(checkout.run, "pytest", "-q"))
+    if tests:
+        with fresh_checkout() as checkout:
+            times[TESTS].append(seconds(checkout.run, "pytest", "-q"))
+    before = {way: was for way, was in BEFORE.items() if way in times}
     ratios = {
         f"{PIPELINE}{state} / the plain way": [
             ours / plain for ours, plain in zip(times[PIPELINE + state], times[PLAIN + state], strict=True)
         ]
         for state in GOALS
     }
-    ratios |= {f"{way} / {was} s": [value / was for value in times[way]] for way, (was, _) in BEFORE.items()}
-    goals = [*GOALS.values(), *(goal for _, goal in BEFORE.values())]
+    ratios |= {f"{way} / {was} s": [value / was for value in times[way]] for way, (was, _) in before.items()}
+    goals = [*GOALS.values(), *(goal for _, goal in before.values())]
     save(
         "pipeline",
         [{"way": way, **spread(values), "times": len(values)} for way, values in times.items()],
