@@ -10,7 +10,7 @@ TP, PP = (
     '    _tp_plan = {"lm_head": "colwise_rep"}\n',
     '    _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}\n',
 )
-LATER = '"colwise_gather_output" if "colwise_gather_output" in ALL_PARALLEL_STYLES else "colwise_rep"'
+LATER = '"colwise_rep" if "colwise_rep" in ALL_PARALLEL_STYLES else "colwise_gather_output"'
 
 
 def test_a_tied_head_without_a_plan_gets_both():
@@ -51,7 +51,8 @@ def test_left_alone(source):
 @pytest.mark.parametrize(
     ("styles", "head", "norms"),
     [
-        ((), "colwise_rep", {}),
+        (("colwise_rep",), "colwise_rep", {}),
+        (("colwise_rep", "colwise_gather_output"), "colwise_rep", {}),
         (("colwise_gather_output",), "colwise_gather_output", {}),
         (
             ("colwise_gather_output", "replicated_with_grad_allreduce"),

@@ -1,7 +1,7 @@
 """Say in each release's own words how processes share the head, and the norms of queries and keys.
 
-The head's style was called "colwise_rep" until 5.0 and is "colwise_gather_output" from 5.1 on; 5.14 and 5.15 do not
-know the first. A norm of each head's queries or keys learns from the heads that its process holds: from 5.3 on a
+The head's style was called "colwise_rep" until 5.0 and is "colwise_gather_output" from 5.1 on; all but 5.14 and 5.15
+still know the first. A norm of each head's queries or keys learns from the heads that its process holds: from 5.3 on a
 style sums such gradients, and earlier releases have none, not for Qwen3 either.
 """
 
@@ -15,12 +15,12 @@ from opensci_lib.hotfix.source import Source, dotted, method
 
 _STYLES = "ALL_PARALLEL_STYLES"
 _EARLIER, _LATER, _SUMMED = "colwise_rep", "colwise_gather_output", "replicated_with_grad_allreduce"
-_HEAD = f'"{_LATER}" if "{_LATER}" in {_STYLES} else "{_EARLIER}"'
+_HEAD = f'"{_EARLIER}" if "{_EARLIER}" in {_STYLES} else "{_LATER}"'
 _IMPORT = f"""\
 try:
     from transformers.integrations.tensor_parallel import {_STYLES}
 except ImportError:  # transformers 4.51 and older
-    {_STYLES} = {{}}
+    {_STYLES} = {{"{_EARLIER}"}}
 """
 
 
