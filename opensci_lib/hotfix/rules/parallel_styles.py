@@ -1,7 +1,7 @@
 """Say in each release's own words how processes share the head, and the norms of queries and keys.
 
-The head's style was called "colwise_rep" until 5.0 and is "colwise_gather_output" from 5.1 on; all but 5.14 and 5.15
-still know the first. A norm of each head's queries or keys learns from the heads that its process holds: from 5.3 on a
+The head's style was called "colwise_rep" until 5.0, is "colwise_gather_output" from 5.1 on, and has both names from
+5.16 on. A norm of each head's queries or keys learns from the heads that its process holds: from 5.3 on a
 style sums such gradients, and earlier releases have none, not for Qwen3 either.
 """
 
