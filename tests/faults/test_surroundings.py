@@ -82,6 +82,17 @@ def test_a_disk_that_is_full_when_an_index_is_written(small_disk):
         assert {path.name for path in (disk / "model").iterdir()} == {"4.48.0", "index.html", "parity.csv"}
 
 
+@pytest.mark.kernel
+def test_a_disk_that_is_full_when_a_run_is_written(source, small_disk):
+    disk = small_disk(MIB)
+    asked = {"tf_version": "5.2.0", "model": str(source), "variants": ["fixed"], "output_dir": str(disk / "5.2.0")}
+    words = ["papermill", "--no-progress-bar", "notebooks/infer.ipynb", source.parent / "out.ipynb", "-y"]
+    with tally.case("a full disk, run"):
+        said = sentence(command(*words, json.dumps(asked)))
+        assert "No space left on device" in said
+        assert not (disk / "5.2.0" / "fixed" / "run.json").exists()
+
+
 def test_a_disk_that_is_full_when_an_environment_is_built(small_disk):
     disk = small_disk(8 * MIB)
     (disk / "environments").mkdir()
