@@ -11,6 +11,7 @@ import pytest
 from bs4 import BeautifulSoup
 from playwright.sync_api import sync_playwright
 
+from opensci_lib import project
 from opensci_lib.errors import OpensciError
 from opensci_lib.runs.failure import record_failure
 from tests.hand_made import make_run, tensors
@@ -104,8 +105,9 @@ def test_reports(pages, name):
 
 
 @pytest.mark.kernel
-def test_the_notebook_of_a_run(miniature, tmp_path):
+def test_the_notebook_of_a_run(miniature, tmp_path, request):
     model = shutil.copytree(miniature, tmp_path / "<b class=evil>bold<!--")
+    request.addfinalizer(lambda: shutil.rmtree(project.OUTPUTS / model.name, ignore_errors=True))
     asked = {"tf_version": "5.2.0", "model": str(model), "variants": ["fixed"], "prompts": [EVIL]}
     out = tmp_path / "infer.ipynb"
     words = ["papermill", "--no-progress-bar", "notebooks/infer.ipynb", out, "-y"]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from opensci_lib import kernels
+from opensci_lib import kernels, project
 from tests import tally
 from tests.faults.disturbed import ROOT, beside, command, finish, sentence, tree, with_table
 from tests.hand_made import make_run
@@ -83,8 +83,9 @@ def test_a_disk_that_is_full_when_an_index_is_written(small_disk):
 
 
 @pytest.mark.kernel
-def test_a_disk_that_is_full_when_a_run_is_written(source, small_disk):
+def test_a_disk_that_is_full_when_a_run_is_written(source, small_disk, request):
     disk = small_disk(MIB)
+    request.addfinalizer(lambda: shutil.rmtree(project.OUTPUTS / source.name, ignore_errors=True))
     asked = {"tf_version": "5.2.0", "model": str(source), "variants": ["fixed"], "output_dir": str(disk / "5.2.0")}
     words = ["papermill", "--no-progress-bar", "notebooks/infer.ipynb", source.parent / "out.ipynb", "-y"]
     with tally.case("a full disk, run"):
