@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 from dataclasses import dataclass
 from functools import cache
@@ -26,6 +27,9 @@ settings.register_profile("same", derandomize=True, **_HYPOTHESIS)
 settings.register_profile("long", max_examples=1000, **_HYPOTHESIS)
 settings.load_profile("same")
 
+# Who starts the tests in a shell's background ignores Ctrl-C, and would hand that on to all that is interrupted here.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 _LEFT_OUT = pytest.StashKey[list[str]]()
 
 
@@ -37,6 +41,8 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if "miniature" in item.fixturenames:
             item.add_marker(pytest.mark.kernel)
+        if not {"small_disk", "read_only"}.isdisjoint(item.fixturenames):
+            item.add_marker(pytest.mark.mount)
     if long := [item for item in items if item.get_closest_marker("long") and not os.environ.get("CI")]:
         config.hook.pytest_deselected(items=long)
         items[:] = [item for item in items if item not in long]
@@ -45,6 +51,7 @@ def pytest_collection_modifyitems(config, items):
     needs = {
         "slurm": ("ON A SLURM CLUSTER", missing_programs(), "apt install slurm-wlm munge"),
         "browser": ("IN A BROWSER", [] if shutil.which("chromium") else ["chromium"], "apt install chromium"),
+        "mount": ("ON DISKS OF THEIR OWN", [] if may_mount() else ["the right to mount"], "sudo uv run pytest"),
         "vllm": ("WITH VLLM", vllm, f"opensci kernels build {locked[-1]} --engine vllm"),
     }
     config.stash[_LEFT_OUT] = []
@@ -56,6 +63,12 @@ def pytest_collection_modifyitems(config, items):
             )
             config.hook.pytest_deselected(items=left_out)
             items[:] = [item for item in items if item not in left_out]
+
+
+def may_mount() -> bool:
+    """Say whether file systems can be mounted here; the try is in a namespace of its own, which ends with it."""
+    tried = ["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
+    return bool(shutil.which("unshare")) and subprocess.run(tried, capture_output=True, check=False).returncode == 0
 
 
 def pytest_terminal_summary(terminalreporter, config):
@@ -70,6 +83,14 @@ def pytest_terminal_summary(terminalreporter, config):
 def miniature(tmp_path_factory) -> Path:
     """A copy of the built-in model."""
     return Path(download("miniature", local_dir=tmp_path_factory.mktemp("miniature") / "original").path)
+
+
+@pytest.fixture(scope="module")
+def model(miniature, tmp_path_factory, request):
+    """A miniature of a name that nothing else has, so that this checkout's own results stay as they are."""
+    own = f"{tmp_path_factory.getbasetemp().name}-{request.module.__name__.rpartition('.')[2]}"
+    yield shutil.copytree(miniature, tmp_path_factory.mktemp("model") / own)
+    shutil.rmtree(project.OUTPUTS / own, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

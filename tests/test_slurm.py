@@ -1,7 +1,6 @@
 """The pipeline on a real SLURM cluster of one node, with a job that is killed on the way."""
 
 import csv
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,15 +23,6 @@ HERE = [
 def slurm():
     with cluster() as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def model(miniature, tmp_path_factory):
-    """A model of a name that nothing else has, so that this checkout's own results stay as they are."""
-    folder = tmp_path_factory.mktemp("model") / f"{tmp_path_factory.getbasetemp().name}-slurm"
-    shutil.copytree(miniature, folder)
-    yield folder
-    shutil.rmtree(project.OUTPUTS / folder.name, ignore_errors=True)
 
 
 def snakemake(slurm, model, *words) -> subprocess.Popen:

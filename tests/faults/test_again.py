@@ -18,15 +18,6 @@ from tests.faults.disturbed import ROOT, command, finish
 pytestmark = [pytest.mark.kernel, pytest.mark.long]
 
 
-@pytest.fixture(scope="module")
-def model(miniature, tmp_path_factory):
-    """A model of a name that nothing else has, so that this checkout's own results stay as they are."""
-    folder = tmp_path_factory.mktemp("again") / f"{tmp_path_factory.getbasetemp().name}-again"
-    shutil.copytree(miniature, folder)
-    yield folder
-    shutil.rmtree(project.OUTPUTS / folder.name, ignore_errors=True)
-
-
 def pipeline(model: Path) -> list[str]:
     config = [f"models={model}", "tf_versions=[5.2.0]", "compat=false", "max_new_tokens=4"]
     return command("snakemake", f"outputs/{model.name}/summary.html", "--config", *config)

@@ -10,7 +10,7 @@ _OPENING = """\
 # The rules
 
 What `opensci hotfix` changes, why, and an example of each; `python -m opensci_lib.hotfix.rules` wrote this page.
-TRF numbers are rules of [transformers-mlinter](https://pypi.org/project/transformers-mlinter), Hugging Face's linter
+TRF numbers are rules of `transformers-mlinter`, Hugging Face's linter
 for modelling files, that find the same.
 
 | rule | releases that need it | cause | transformers-mlinter |
