@@ -27,7 +27,7 @@ _PAGE = """\
 What `opensci publish` would send to a repository with the files of LAION's
 [Open-Sci-hf](https://github.com/LAION-AI/Open-Sci-hf) (`sample`), counted by `benchmarks/diff.py`: {total} changed
 lines, {added} added and {removed} removed, of {lines} in the files that change. `--src_dir … --diff` shows them. Each
-rule alone; what several need is in more than one row, and two lines in each file are the notice of change.
+rule alone; what several need is in more than one row, and one line in each file is the notice of change.
 
 | rule | added | removed | applied by `--since 4.57` |
 |---|---|---|---|
@@ -43,7 +43,7 @@ Its description, for a folder that is not proven:
 def changed(diff: str) -> Counter[str]:
     """Return how many lines a diff adds ("+") and removes ("-"), without the notice of change."""
     lines = [line for line in diff.splitlines() if not line.startswith(("+++", "---", "+# Changed by"))]
-    return Counter(line[0] for line in lines if line[:1] in ("+", "-") and line != "+#")
+    return Counter(line[0] for line in lines if line[:1] in ("+", "-"))
 
 
 @click.command()

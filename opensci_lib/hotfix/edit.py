@@ -68,8 +68,13 @@ def _is_inside(edit: Edit | Move, move: Move) -> bool:
 def _spliced(text: str, start: int, end: int, asked: list[Asked], where: str) -> str:
     """Return the characters from `start` to `end` with edits made in them."""
     pieces, done, last = [], start, ""
+    inserted: set[Edit] = set()
     # an insertion comes before what replaces the text there
     for rule, edit in sorted(asked, key=lambda one: (one[1].start, one[1].end > one[1].start, one[1].order)):
+        if isinstance(edit, Edit) and edit.start == edit.end:
+            if edit in inserted:
+                continue  # two rules need the same line, such as an import
+            inserted.add(edit)
         if isinstance(edit, Move) or edit.start < done:
             line = text.count("\n", 0, edit.start) + 1
             raise OpensciError(

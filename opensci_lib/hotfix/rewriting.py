@@ -209,7 +209,7 @@ def _with_notice(changed: str, original: str) -> str:
     notice = f"{_NOTICE} {version('opensci-lib')}, of sha256 {digest(original.encode())}.{newline}"
     opening = _OPENING.match(changed)
     place = opening.end() if opening else 0
-    return changed[:place] + (f"#{newline}" if place else "") + notice + changed[place:]
+    return changed[:place] + notice + changed[place:]
 
 
 def unified(name: str, before: str, after: str) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import re
+import sys
 import warnings
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -17,6 +19,7 @@ Placed = ast.expr | ast.stmt | ast.arg | ast.keyword | ast.alias
 Node = TypeVar("Node", bound=Placed)
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+_ATTRIBUTE = (ast.Assign, ast.AnnAssign)
 
 #: What added lines should not be longer than: the limit of transformers' own code.
 WIDTH = 119
@@ -271,6 +274,12 @@ class Source:
             place = above
         return Edit(place, place, edit.text)
 
+    def attribute(self, owner: ast.ClassDef, text: str) -> Edit:
+        """Insert lines below the attributes that a class starts with, or where they would be."""
+        lines = itertools.takewhile(lambda line: is_docstring(line) or isinstance(line, _ATTRIBUTE), owner.body)
+        *_, last = [None, *(line for line in lines if isinstance(line, _ATTRIBUTE))]
+        return self.after(last, text) if last else self.first_in(owner, f"{text}\n")
+
     def last_in(self, owner: ast.ClassDef, text: str) -> Edit:
         """Insert lines at the end of a class, after a blank one."""
         return self.after(owner.body[-1], f"\n{text}")
@@ -319,6 +328,10 @@ class Source:
         found = pattern.match(self.text, place)
         return found.end() if found else place
 
+    def without_item(self, item: ast.keyword) -> Edit:
+        """Leave out a keyword argument of a call that has others after it."""
+        return self.without(self.start(item), self.end(item))
+
     def without_argument(self, function: Function, name: str) -> Edit:
         """Leave out a positional argument of a function that takes others after it."""
         [argument] = [argument for argument in function.args.args if argument.arg == name]
@@ -365,11 +378,42 @@ class Source:
                 found.append(statement)
         return found
 
+    def imported(self, module: str, name: str) -> Edit:
+        """Insert an import from a module where it belongs among those from the same package, or below all."""
+        line, package = f"from {module} import {name}", module.partition(".")[0]
+        froms = [node for node in self.imports() if isinstance(node, ast.ImportFrom) and not node.level]
+        beside = [node for node in froms if _package(node) == package]
+        later = [node for node in beside if (node.module or "") > module]
+        if not beside:
+            return self.below_imports(line)
+        return self.before(later[0], line) if later else self.after(beside[-1], line)
+
+    def with_modules(self, *names: str) -> Iterator[Edit]:
+        """Import modules of the standard library that the file does not import yet, where it imports such."""
+        imports = [line for line in self.imports() if _package(line) != "__future__"]
+        standard = [line for line in imports if _package(line) in sys.stdlib_module_names]
+        missing = [name for name in names if self.name_of(name) != name]
+        for name in missing:
+            later = [line for line in standard if isinstance(line, ast.ImportFrom) or line.names[0].name > name]
+            if later or not standard:
+                yield self.before((later or imports or self.imports())[0], f"import {name}")
+            else:
+                yield self.after(standard[-1], f"import {name}")
+        if missing and not standard:
+            blank = self.before((imports or self.imports())[0], "\n")
+            yield Edit(blank.start, blank.end, blank.text, order=1)
+
     def below_imports(self, text: str) -> Edit:
         """Insert a compatible import where it does not part the others: below them, after a blank line."""
         if not self.imports():
             raise UnrecognisedError(self.tree.body[0], "the file imports nothing before its first class or function")
         return self.after(self.imports()[-1], f"\n{text}")
+
+
+def _package(line: ast.Import | ast.ImportFrom) -> str:
+    """Return the package that an import starts from, or "" for one within the folder."""
+    name = line.names[0].name if isinstance(line, ast.Import) else "" if line.level else line.module or ""
+    return name.partition(".")[0]
 
 
 def _takes(node: ast.AST, name: str) -> bool:

@@ -3,10 +3,8 @@ import pytest
 from tests.hotfix.specification import check_noop, check_transformed, check_unrecognised
 
 RULE = "attention-switch"
-ANSWER = """
-    @classmethod
-    def _can_set_attn_implementation(cls):
-        return True  # transformers 5.1 and later look for a call that older releases do not have
+ANSWER = """\
+    _can_set_attn_implementation = classmethod(lambda cls: True)  # 5.1 on looks for a call that older ones lack
 """
 IMPORT = "from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel\n"
 LAYER = "class Attention:\n    def forward(self, x):\n        return ALL_ATTENTION_FUNCTIONS[self.kind](x)\n"

@@ -41,6 +41,39 @@ def test_the_mixin_by_the_file_s_own_name_or_imported():
     assert rewritten(RULE, before) == after.replace("import PreTrainedModel\n", added)
 
 
+HANDED_ON = """\
+class Head(PreTrainedModel):
+    def forward(self, x=None, cache_position=None, **kwargs):
+        return self.model(
+            x,
+            cache_position=cache_position,
+            **kwargs,
+        )
+"""
+
+
+def test_what_only_hands_it_on_hands_on_all_keyword_arguments():
+    first = "from transformers import GenerationMixin, PreTrainedModel\n"
+    after = HANDED_ON.replace("cache_position=None, ", "").replace("            cache_position=cache_position,\n", "")
+    check_transformed(RULE, first + HANDED_ON, first + after)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("            **kwargs,\n", ""),
+        ("            **kwargs,\n", "            **others,\n"),
+        ("cache_position=cache_position,", "cache_position=cache_position + 0,"),
+        ("        return", "        print(cache_position)\n        return"),
+    ],
+)
+def test_what_does_more_with_it_pops_it(old, new):
+    first = "from transformers import GenerationMixin, PreTrainedModel\n"
+    result = rewritten(RULE, first + HANDED_ON.replace(old, new))
+    assert 'cache_position = kwargs.pop("cache_position", None)\n' in result
+    assert new in result
+
+
 def test_below_the_docstring():
     doc = '):\n        """Compute."""\n'
     before = BEFORE.replace("):\n        return", f"{doc}        return")

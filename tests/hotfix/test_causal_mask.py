@@ -31,7 +31,7 @@ except ImportError:  # until transformers 4.52 a model builds its mask itself
 
 class Model(Base):
     def forward(self, x, mask, position_ids):
-        return self._update_causal_mask(mask, x, position_ids, None, False, position_ids=position_ids)
+        return self._update_causal_mask(mask, x, position_ids, None, False, position_ids)
 
     def _update_causal_mask(
         self, attention_mask, input_tensor, cache_position, past_key_values, output_attentions, position_ids=None
@@ -39,37 +39,24 @@ class Model(Base):
         if create_causal_mask is not None:
             config, implementation = self.config, self.config._attn_implementation
             if output_attentions and implementation == "sdpa":
-                # The layers fall back on eager attention, which adds the mask to the scores.
                 config = copy.copy(config)
-                config._attn_implementation = "eager"
+                config._attn_implementation = "eager"  # on which the layers fall back
                 if attention_mask is not None and attention_mask.dtype == torch.bool and attention_mask.dim() == 4:
-                    # generate() made it for the static cache
-                    lowest = torch.finfo(input_tensor.dtype).min
-                    attention_mask = torch.zeros_like(attention_mask, dtype=input_tensor.dtype).masked_fill(
-                        ~attention_mask, lowest
-                    )
+                    lowest = torch.finfo(input_tensor.dtype).min  # eager attention adds the mask to the scores
+                    attention_mask = torch.where(attention_mask, 0.0, lowest).to(input_tensor.dtype)
             # Between releases one of these changed its name and another went.
             inputs = {"input_embeds": input_tensor, "inputs_embeds": input_tensor, "cache_position": cache_position}
-            inputs["position_ids"] = position_ids  # where those that were given start again, another sequence does
             known = inspect.signature(create_causal_mask).parameters
+            inputs = {name: value for name, value in inputs.items() if name in known}
+            inputs["position_ids"] = position_ids  # where those that were given start again, another sequence does
             return create_causal_mask(
-                config=config,
-                attention_mask=attention_mask,
-                past_key_values=past_key_values,
-                **{name: value for name, value in inputs.items() if name in known},
+                config=config, attention_mask=attention_mask, past_key_values=past_key_values, **inputs
             )
         return self._prepare_4d_causal_attention_mask_with_cache_position(attention_mask)
 
     @staticmethod
     def _prepare_4d_causal_attention_mask_with_cache_position(attention_mask): ...
-
-
-if create_causal_mask is not None:
-    # Where it is missing, generate() builds the mask for a static cache in the release's own way.
-    del Model._prepare_4d_causal_attention_mask_with_cache_position
 """
-REMOVAL = AFTER[AFTER.rindex("\n\nif create_causal_mask") :]
-HIDDEN = BEFORE[BEFORE.index("\n    @staticmethod") :]
 
 
 def test_the_rewrite():
@@ -82,7 +69,7 @@ MADE_UP = "        if position_ids is None:\n            position_ids = made_up(
 def test_positions_that_the_model_makes_up_are_no_sign_of_packing():
     """4.53 to 4.57 would build a mask for them."""
     call = "        return self._update_causal_mask("
-    after = AFTER.replace("position_ids=position_ids)", "position_ids=given_position_ids)")
+    after = AFTER.replace("False, position_ids)", "False, given_position_ids)")
     made = "        given_position_ids = position_ids\n" + MADE_UP
     check_transformed(RULE, BEFORE.replace(call, MADE_UP + call), after.replace(call, made + call))
 
@@ -131,9 +118,9 @@ def test_below_the_docstring():
     check_transformed(RULE, BEFORE.replace(opening, opening + doc), AFTER.replace(opening, opening + doc))
 
 
-def test_nothing_to_hide_from_generate():
-    before = BEFORE.replace(HIDDEN, "\n")
-    check_transformed(RULE, before, AFTER.replace(HIDDEN, "\n").replace(REMOVAL, ""))
+def test_a_call_by_name_stays_one():
+    before, after = (text.replace("None, False", "None, output_attentions=False") for text in (BEFORE, AFTER))
+    check_transformed(RULE, before, after.replace("False, position_ids)", "False, position_ids=position_ids)"))
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def test_changed_code_says_so_below_its_licence(source):
     first, *lines = (fixed / "modeling_tiny.py").read_text().splitlines()
     header = "\n".join(lines[: lines.index('"""A model in the style of transformers 4.48."""')])
     assert first == "# A licence."
-    notice = rf"#\n# Changed by opensci hotfix \d\S*, of sha256 {hashlib.sha256(MODELING.encode()).hexdigest()}\."
+    notice = rf"# Changed by opensci hotfix \d\S*, of sha256 {hashlib.sha256(MODELING.encode()).hexdigest()}\."
     assert re.fullmatch(notice, header)
     assert (fixed / "configuration_tiny.py").read_bytes() == (source / "configuration_tiny.py").read_bytes()
 

@@ -17,11 +17,10 @@ from transformers.modeling_rope_utils import rope_config_validation
 
 class Config(PretrainedConfig):
     def __init__(self, rope_theta=None, rope_scaling=None, **kwargs):
-        rope_parameters = kwargs.pop("rope_parameters", None) or {}  # what transformers 5 saves in place of both
-        if rope_theta is None:
-            rope_theta = rope_parameters.get("rope_theta", 10000.0)
-        if rope_scaling is None and rope_parameters:
-            rope_scaling = {name: value for name, value in rope_parameters.items() if name != "rope_theta"}
+        rope_parameters = dict(kwargs.pop("rope_parameters", None) or {})  # what transformers 5 saves in place of both
+        saved_theta = rope_parameters.pop("rope_theta", 10000.0)
+        rope_theta = saved_theta if rope_theta is None else rope_theta
+        rope_scaling = rope_scaling or rope_parameters or None
         self.rope_theta = rope_theta
         self.rope_scaling = rope_scaling
         if not hasattr(self, "standardize_rope_params"):
@@ -29,38 +28,20 @@ class Config(PretrainedConfig):
 
     if hasattr(PretrainedConfig, "standardize_rope_params"):
         # transformers 5 reads both from one dictionary, rope_parameters
+        rope_theta = property(lambda self: self.rope_parameters["rope_theta"])
 
-        @property
-        def rope_theta(self):
-            return self.rope_parameters["rope_theta"]
-
-        @rope_theta.setter
-        def rope_theta(self, value):
-            self.rope_parameters = {**getattr(self, "rope_parameters", {}), "rope_theta": value}
-
-        @property
-        def rope_scaling(self):
-            return self.rope_parameters
-
-        @rope_scaling.setter
-        def rope_scaling(self, value):
-            self.rope_parameters = {"rope_theta": self.rope_theta, **(value or {"rope_type": "default"})}
-            self.standardize_rope_params()
-"""
-LENGTH = """\
-
-        @property
-        def max_position_embeddings(self):
-            return self.__dict__["max_position_embeddings"]
-
-        @max_position_embeddings.setter
-        def max_position_embeddings(self, value):
-            before = self.__dict__.get("max_position_embeddings")
-            self.__dict__["max_position_embeddings"] = value
-            parameters = getattr(self, "rope_parameters", {})
-            if parameters.get("rope_type") in ("yarn", "longrope"):
-                if parameters.get("original_max_position_embeddings") == before:  # it was taken from here
-                    parameters["original_max_position_embeddings"] = value
+        def __setattr__(self, name, value):
+            parameters = self.__dict__.get("rope_parameters") or {}
+            if name == "rope_theta":
+                self.rope_parameters = {**parameters, "rope_theta": value}
+            elif name == "rope_scaling":
+                self.rope_parameters = {"rope_theta": self.rope_theta, **(value or {"rope_type": "default"})}
+                self.standardize_rope_params()
+            else:
+                if name == "max_position_embeddings" and parameters.get("rope_type") in ("yarn", "longrope"):
+                    if parameters.get("original_max_position_embeddings") == self.max_position_embeddings:
+                        parameters["original_max_position_embeddings"] = value  # it was taken from here
+                super().__setattr__(name, value)
 """
 
 
@@ -85,22 +66,16 @@ def test_however_the_validation_is_imported(imported, called):
     check_transformed(RULE, with_import(BEFORE), with_import(AFTER))
 
 
-def test_a_length_that_is_set_goes_along():
-    line, first = "        self.max_position_embeddings = 9\n", "        self.rope_theta"
-    after = AFTER.replace("        rope_parameters =", f"{line}        rope_parameters =")
-    check_transformed(RULE, BEFORE.replace(first, line + first), after + LENGTH)
-
-
 def test_comments_stay_above_their_lines():
     result = rewritten(RULE, BEFORE.replace("        self.rope_theta", "        # theta\n        self.rope_theta"))
-    assert "        # theta\n        rope_parameters = kwargs.pop(" in result
+    assert "        # theta\n        rope_parameters = dict(kwargs.pop(" in result
 
 
 def test_without_keyword_arguments_nothing_is_popped():
     result = rewritten(RULE, BEFORE.replace(", **kwargs", ""))
     assert "pop" not in result
     assert "rope_theta=10000.0, rope_scaling=None" in result
-    assert "def rope_theta(self, value):" in result
+    assert "def __setattr__(self, name, value):" in result
 
 
 @pytest.mark.parametrize(

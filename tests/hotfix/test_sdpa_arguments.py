@@ -11,28 +11,21 @@ def repeat_kv(x, n): ...
 
 """
 FUNCTION = """\
-# What the function of this name in transformers 4.48 asks for: with other arguments a GPU computes other bits.
+# As in transformers 4.48: later releases hand over other arguments, to which a GPU may answer with other bits.
 def sdpa_attention_forward(
     module, query, key, value, attention_mask, dropout=0.0, scaling=None, is_causal=None, **kwargs
 ):
-    key = repeat_kv(key, module.num_key_value_groups)
-    value = repeat_kv(value, module.num_key_value_groups)
+    key, value = repeat_kv(key, module.num_key_value_groups), repeat_kv(value, module.num_key_value_groups)
     if attention_mask is not None:
         attention_mask = attention_mask[:, :, :, : key.shape[-2]]
-    if attention_mask is not None or query.shape[2] == 1:
-        is_causal = False
-    elif is_causal is None:
+    if is_causal is None:
         is_causal = module.is_causal
+    is_causal = attention_mask is None and query.shape[2] > 1 and is_causal
     if is_causal:  # a static cache is longer than what was read so far
         key, value = key[:, :, : query.shape[2]], value[:, :, : query.shape[2]]
+    query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
     attn_output = torch.nn.functional.scaled_dot_product_attention(
-        query.contiguous(),
-        key.contiguous(),
-        value.contiguous(),
-        attn_mask=attention_mask,
-        dropout_p=dropout,
-        scale=scaling,
-        is_causal=is_causal,
+        query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling, is_causal=is_causal
     )
     return attn_output.transpose(1, 2).contiguous(), None
 

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 
 from tests.hotfix.specification import check_noop, check_transformed
@@ -5,12 +7,10 @@ from tests.hotfix.specification import check_noop, check_transformed
 RULE = "tied-weights"
 METHOD = """
     def mark_tied_weights_as_initialized(self, *args):
-        missing = [info.missing_keys for info in args]
-        super().mark_tied_weights_as_initialized(*args)
-        for info, keys in zip(args, missing):
-            info.missing_keys = keys  # transformers 5.3 takes weights to be tied for loaded, and leaves them empty
+        # transformers 5.3 drops those to be tied from what is missing, and leaves them empty
+        super().mark_tied_weights_as_initialized(*map(copy.copy, args))
 """
-MODEL = "class ForCausalLM(PreTrainedModel):\n    {}\n    main = 1\n"
+MODEL = "import torch\n\nclass ForCausalLM(PreTrainedModel):\n    {}\n    main = 1\n"
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ MODEL = "class ForCausalLM(PreTrainedModel):\n    {}\n    main = 1\n"
     ],
 )
 def test_a_class_with_tied_weights_gets_the_method(line):
-    check_transformed(RULE, MODEL.format(line), MODEL.format(line) + METHOD)
+    check_transformed(RULE, MODEL.format(line), f"import copy\n\n{MODEL.format(line)}{METHOD}")
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ class Library:
 
 
 def test_it_undoes_what_5_3_does_and_takes_no_argument_where_the_release_gives_none():
-    scope: dict = {"Library": Library}
+    scope: dict = {"Library": Library, "copy": copy}
     exec("class Model(Library):" + METHOD.replace("super()", "super(Model, self)"), scope)
     info = Info("lm_head.weight", "score.weight")
     scope["Model"]().mark_tied_weights_as_initialized(info)

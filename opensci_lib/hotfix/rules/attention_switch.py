@@ -8,15 +8,13 @@ which older releases lack. Where each layer looks its attention up as it runs, t
 import ast
 
 from opensci_lib.hotfix.rule import Edits, Rule, Sources
-from opensci_lib.hotfix.source import FUNCTIONS, UnrecognisedError, method
+from opensci_lib.hotfix.source import FUNCTIONS, UnrecognisedError
 
 _TABLE = "transformers.modeling_utils.ALL_ATTENTION_FUNCTIONS"
 _BASE = {"transformers.PreTrainedModel", "transformers.modeling_utils.PreTrainedModel"}
 _ANSWER = "_can_set_attn_implementation"
-_METHOD = f"""\
-@classmethod
-def {_ANSWER}(cls):
-    return True  # transformers 5.1 and later look for a call that older releases do not have
+_LINE = f"""\
+{_ANSWER} = classmethod(lambda cls: True)  # 5.1 on looks for a call that older ones lack
 """
 
 
@@ -27,13 +25,13 @@ def edits(sources: Sources) -> Edits:
     if not uses or any(node.attr == "get_interface" for node in source.find(ast.Attribute)):
         return
     for owner in source.classes.values():
-        if method(owner, _ANSWER) or not any(source.names(base) & _BASE for base in owner.bases):
+        if _ANSWER in source.code(owner) or not any(source.names(base) & _BASE for base in owner.bases):
             continue
         for use in uses:
             function = source.enclosing(use, *FUNCTIONS)
             if function is None or function.name == "__init__":
                 raise UnrecognisedError(use, "the attention function is chosen before the model runs")
-        yield source.last_in(owner, _METHOD)
+        yield source.attribute(owner, _LINE)
 
 
 _EXAMPLE = (
@@ -54,7 +52,7 @@ RULE = Rule(
         "model.set_attn_implementation changes nothing but logs a warning: the file lacks a call that it looks for."
     ),
     before=_EXAMPLE,
-    after=_EXAMPLE + "\n" + "".join(f"    {line}\n" for line in _METHOD.splitlines()),
+    after=_EXAMPLE + f"    {_LINE}",
     signs=("does not support setting its attention implementation dynamically",),
     edits=edits,
 )

@@ -9,8 +9,11 @@ From 5.4 on `generate` and the native models have none, and nothing moves one al
 would place every token where the first one stood. There it is ignored, as by native models.
 """
 
+import ast
+
+from opensci_lib.hotfix.edit import Edit
 from opensci_lib.hotfix.rule import Edits, Rule, Sources
-from opensci_lib.hotfix.source import UnrecognisedError, arguments, method
+from opensci_lib.hotfix.source import Function, Source, UnrecognisedError, arguments, dotted, method
 
 _NAME = "cache_position"
 _MIXIN = ("transformers.GenerationMixin", "transformers.generation.GenerationMixin")
@@ -23,7 +26,10 @@ if not hasattr({{mixin}}, "_get_initial_{_NAME}"):
 
 
 def edits(sources: Sources) -> Edits:
-    """Pop it from the keyword arguments of each model's `forward`, and use it where the release moves it along."""
+    """Pop it from the keyword arguments of each model's `forward`, and use it where the release moves it along.
+
+    A `forward` that only hands it on hands it on with the other keyword arguments.
+    """
     source = sources.modeling
     mixin = next((name for full in _MIXIN if (name := source.name_of(full))), None)
     changed = False
@@ -40,11 +46,34 @@ def edits(sources: Sources) -> Edits:
         if forward.args.kwarg is None:
             raise UnrecognisedError(named[0], "forward takes no other keyword arguments")
         yield source.without_argument(forward, _NAME)
+        if (handed := _handed_on(source, forward)) is not None:
+            yield from handed
+            continue
         lines = _LINES.format(kwargs=forward.args.kwarg.arg, mixin=mixin or "GenerationMixin")
         yield source.first_in(forward, lines)
         changed = True
     if changed and mixin is None:
         yield source.below_imports(_IMPORT)
+
+
+def _handed_on(source: Source, forward: Function) -> list[Edit] | None:
+    """Return what takes `cache_position` out of calls that hand it on by name beside all keyword arguments.
+
+    None where the function does anything else with it.
+    """
+    names = [node for node in source.find(ast.Name, within=forward) if node.id == _NAME]
+    calls = [call for call in source.find(ast.Call, within=forward) if _given(call) is not None]
+    kwargs = forward.args.kwarg.arg if forward.args.kwarg else ""
+    every = all(any(item.arg is None and dotted(item.value) == kwargs for item in call.keywords) for call in calls)
+    if not every or not calls or len(names) != len(calls):
+        return None
+    return [source.without_item(item) for call in calls if (item := _given(call))]
+
+
+def _given(call: ast.Call) -> ast.keyword | None:
+    """Return the argument `cache_position=cache_position` of a call."""
+    found = [item for item in call.keywords if item.arg == _NAME and dotted(item.value) == _NAME]
+    return found[0] if found else None
 
 
 RULE = Rule(

@@ -1,12 +1,10 @@
 """Let the release build the causal mask where it can.
 
-`transformers.masking_utils.create_causal_mask` exists from 4.53 on. Before, a model built its mask
-itself, and `generate` called its `_prepare_4d_causal_attention_mask_with_cache_position` for static
-caches: until 5.2, if the model has one, but with a signature that changed on the way.
+`transformers.masking_utils.create_causal_mask` exists from 4.53 on. Before, a model built its mask itself. Until 5.2
+`generate` also calls the model's `_prepare_4d_causal_attention_mask_with_cache_position` for static caches.
 """
 
 import ast
-import sys
 
 from opensci_lib.hotfix.rule import Edits, Rule, Sources
 from opensci_lib.hotfix.source import FUNCTIONS, Function, Source, UnrecognisedError, arguments, method
@@ -23,35 +21,24 @@ _CALL = """\
 if create_causal_mask is not None:
     config, implementation = self.config, self.config._attn_implementation
     if output_attentions and implementation == "sdpa":
-        # The layers fall back on eager attention, which adds the mask to the scores.
         config = copy.copy(config)
-        config._attn_implementation = "eager"
+        config._attn_implementation = "eager"  # on which the layers fall back
         if attention_mask is not None and attention_mask.dtype == {torch}.bool and attention_mask.dim() == 4:
-            # generate() made it for the static cache
-            lowest = {torch}.finfo({embeds}.dtype).min
-            attention_mask = {torch}.zeros_like(attention_mask, dtype={embeds}.dtype).masked_fill(
-                ~attention_mask, lowest
-            )
+            lowest = {torch}.finfo({embeds}.dtype).min  # eager attention adds the mask to the scores
+            attention_mask = {torch}.where(attention_mask, 0.0, lowest).to({embeds}.dtype)
     # Between releases one of these changed its name and another went.
     inputs = {{"input_embeds": {embeds}, "inputs_embeds": {embeds}, "cache_position": cache_position}}
-    inputs["position_ids"] = position_ids  # where those that were given start again, another sequence does
     known = inspect.signature(create_causal_mask).parameters
+    inputs = {{name: value for name, value in inputs.items() if name in known}}
+    inputs["position_ids"] = position_ids  # where those that were given start again, another sequence does
     return create_causal_mask(
-        config=config,
-        attention_mask=attention_mask,
-        past_key_values=past_key_values,
-        **{{name: value for name, value in inputs.items() if name in known}},
+        config=config, attention_mask=attention_mask, past_key_values=past_key_values, **inputs
     )
-"""
-_REMOVAL = """\
-if create_causal_mask is not None:
-    # Where it is missing, generate() builds the mask for a static cache in the release's own way.
-    del {owner}.{method}
 """
 
 
 def edits(sources: Sources) -> Edits:
-    """Call `create_causal_mask` first in `_update_causal_mask`; hide from `generate` what it would misuse."""
+    """Call `create_causal_mask` first in `_update_causal_mask`."""
     source = sources.modeling
     changed = False
     for name, owner in source.classes.items():
@@ -63,11 +50,9 @@ def edits(sources: Sources) -> Edits:
         changed = True
         yield source.first_in(builder, _call(source, builder))
         yield from _with_position_ids(source, owner, builder)
-        if called is not None:
-            yield source.after(owner, "\n\n" + _REMOVAL.format(owner=name, method=_CALLED_BY_GENERATE))
     if changed:
         yield source.below_imports(_IMPORT)
-        yield from _with_modules(source)
+        yield from source.with_modules("copy", "inspect")
 
 
 def _call(source: Source, builder: Function) -> str:
@@ -99,34 +84,15 @@ def _with_position_ids(source: Source, owner: ast.ClassDef, builder: Function) -
             # for those that the model makes up, 4.53 to 4.57 would build a mask, which rules out flash attention
             name = "given_position_ids"
             yield source.first_in(caller, f"{name} = position_ids")
-        yield from source.appended([*call.args, *call.keywords], f"position_ids={name}")
-
-
-def _with_modules(source: Source) -> Edits:
-    """Import `copy` and `inspect` where the file imports the standard library."""
-    imports = [line for line in source.imports() if _module(line) != "__future__"]
-    standard = [line for line in imports if _module(line) in sys.stdlib_module_names]
-    missing = [name for name in ("copy", "inspect") if source.name_of(name) != name]
-    if not standard:
-        yield source.before((imports or source.imports())[0], "".join(f"import {name}\n" for name in missing) + "\n")
-        return
-    for name in missing:
-        later = [line for line in standard if isinstance(line, ast.ImportFrom) or line.names[0].name > name]
-        yield source.before(later[0], f"import {name}") if later else source.after(standard[-1], f"import {name}")
-
-
-def _module(line: ast.Import | ast.ImportFrom) -> str:
-    """Return the package that an import starts from, or "" for one within the folder."""
-    name = line.names[0].name if isinstance(line, ast.Import) else "" if line.level else line.module or ""
-    return name.partition(".")[0]
+        in_place = "position_ids" not in known and not call.keywords and len(call.args) == len(known) - 1
+        yield from source.appended([*call.args, *call.keywords], name if in_place else f"position_ids={name}")
 
 
 RULE = Rule(
     id="causal-mask",
     releases="4.53 and later",
     cause=(
-        "From 4.53 on generate() calls the model's mask builder for static caches with other arguments, from 5.20 on "
-        "StaticCache has no get_max_cache_shape, and assisted decoding gets a mask of the wrong length. "
+        "From 5.20 on StaticCache has no get_max_cache_shape, and assisted decoding gets a mask of the wrong length. "
         "Sequences packed into a row, which later releases tell apart by position_ids, see one another."
     ),
     before=(
@@ -152,7 +118,7 @@ RULE = Rule(
         "\n" + _IMPORT + "\n"
         "class Model(Base):\n"
         "    def forward(self, x, mask, position_ids):\n"
-        "        return self._update_causal_mask(mask, x, position_ids, None, False, position_ids=position_ids)\n"
+        "        return self._update_causal_mask(mask, x, position_ids, None, False, position_ids)\n"
         "\n"
         "    def _update_causal_mask(\n"
         "        self, attention_mask, input_tensor, cache_position, past_key_values, output_attentions, "
@@ -163,8 +129,6 @@ RULE = Rule(
         "\n"
         "    @staticmethod\n"
         "    def _prepare_4d_causal_attention_mask_with_cache_position(attention_mask): ...\n"
-        "\n"
-        "\n" + _REMOVAL.format(owner="Model", method=_CALLED_BY_GENERATE)
     ),
     edits=edits,
 )

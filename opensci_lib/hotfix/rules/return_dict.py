@@ -7,13 +7,12 @@ Until 4.57 it also meant that TorchScript wants tuples.
 import ast
 
 from opensci_lib.hotfix.rule import Edits, Rule, Sources
-from opensci_lib.hotfix.source import dotted, method
+from opensci_lib.hotfix.source import dotted
 
 _NAME = "use_return_dict"
 _PROPERTY = f"""\
-@property
-def {_NAME}(self):
-    return self.return_dict and not getattr(self, "torchscript", False)  # without the warning of 5.4
+# the library's own logs a warning from transformers 5.4 on
+{_NAME} = property(lambda self: self.return_dict and not getattr(self, "torchscript", False))
 """
 
 
@@ -25,15 +24,15 @@ def edits(sources: Sources) -> Edits:
         return
     for owner in source.classes.values():
         bases = {name.rpartition(".")[2] for base in owner.bases for name in source.names(base)}
-        if bases & {"PretrainedConfig", "PreTrainedConfig"} and not method(owner, _NAME):
-            yield source.last_in(owner, _PROPERTY)
+        if bases & {"PretrainedConfig", "PreTrainedConfig"} and _NAME not in source.code(owner):
+            yield source.attribute(owner, _PROPERTY)
 
 
 _EXAMPLE = (
     "from transformers import PretrainedConfig\n"
     "\n"
     "class Config(PretrainedConfig):\n"
-    "    def __init__(self, **kwargs):\n"
+    "{added}    def __init__(self, **kwargs):\n"
     "        super().__init__(**kwargs)\n"
 )
 
@@ -42,8 +41,8 @@ RULE = Rule(
     target="configuration",
     releases="5.4 and later",
     cause="config.use_return_dict logs a warning of deprecation, which also breaks torch.compile(fullgraph=True).",
-    before=_EXAMPLE,
-    after=_EXAMPLE + "\n" + "".join(f"    {line}\n" for line in _PROPERTY.splitlines()),
+    before=_EXAMPLE.format(added=""),
+    after=_EXAMPLE.format(added="".join(f"    {line}\n" for line in _PROPERTY.splitlines()) + "\n"),
     edits=edits,
     others={"modeling": "return_dict = return_dict if return_dict is not None else self.config.use_return_dict\n"},
 )

@@ -3,8 +3,8 @@
 Until 4.57 a configuration holds `rope_theta` and `rope_scaling`. From 5.0 on both are one dictionary,
 `rope_parameters`, also in the config.json that `save_pretrained` writes, so that a model saved under
 5.x lost its RoPE type when it was loaded under 4.x. The old ways raise a FutureWarning on 5.x, and what
-is set by the name `rope_theta` is not read. So on 5.x the old names become properties, which write where
-the release reads: each may be set alone, before the model is built, as on 4.48.
+is set by the name `rope_theta` is not read. So on 5.x what is set by the old names is written where the release
+reads: each may be set alone, before the model is built, as on 4.48. The library's own `rope_scaling` reads there.
 """
 
 import ast
@@ -15,47 +15,28 @@ from opensci_lib.hotfix.source import Function, Source, UnrecognisedError, argum
 _VALIDATION = "transformers.modeling_rope_utils.rope_config_validation"
 _FEATURE = "standardize_rope_params"
 _PARAMETERS = """\
-rope_parameters = {kwargs}.pop("rope_parameters", None) or {{}}  # what transformers 5 saves in place of both
-if {theta} is None:
-    {theta} = rope_parameters.get("rope_theta", {default})
-if {scaling} is None and rope_parameters:
-    {scaling} = {{name: value for name, value in rope_parameters.items() if name != "rope_theta"}}
+rope_parameters = dict({kwargs}.pop("rope_parameters", None) or {{}})  # what transformers 5 saves in place of both
+saved_theta = rope_parameters.pop("rope_theta", {default})
+{theta} = saved_theta if {theta} is None else {theta}
+{scaling} = {scaling} or rope_parameters or None
 """
-_PROPERTIES = """
+_ACCESS = """
 if hasattr(BASE, "standardize_rope_params"):
     # transformers 5 reads both from one dictionary, rope_parameters
+    rope_theta = property(lambda self: self.rope_parameters["rope_theta"])
 
-    @property
-    def rope_theta(self):
-        return self.rope_parameters["rope_theta"]
-
-    @rope_theta.setter
-    def rope_theta(self, value):
-        self.rope_parameters = {**getattr(self, "rope_parameters", {}), "rope_theta": value}
-
-    @property
-    def rope_scaling(self):
-        return self.rope_parameters
-
-    @rope_scaling.setter
-    def rope_scaling(self, value):
-        self.rope_parameters = {"rope_theta": self.rope_theta, **(value or {"rope_type": "default"})}
-        self.standardize_rope_params()
-"""
-_LENGTH = """\
-
-    @property
-    def max_position_embeddings(self):
-        return self.__dict__["max_position_embeddings"]
-
-    @max_position_embeddings.setter
-    def max_position_embeddings(self, value):
-        before = self.__dict__.get("max_position_embeddings")
-        self.__dict__["max_position_embeddings"] = value
-        parameters = getattr(self, "rope_parameters", {})
-        if parameters.get("rope_type") in ("yarn", "longrope"):
-            if parameters.get("original_max_position_embeddings") == before:  # it was taken from here
-                parameters["original_max_position_embeddings"] = value
+    def __setattr__(self, name, value):
+        parameters = self.__dict__.get("rope_parameters") or {}
+        if name == "rope_theta":
+            self.rope_parameters = {**parameters, "rope_theta": value}
+        elif name == "rope_scaling":
+            self.rope_parameters = {"rope_theta": self.rope_theta, **(value or {"rope_type": "default"})}
+            self.standardize_rope_params()
+        else:
+            if name == "max_position_embeddings" and parameters.get("rope_type") in ("yarn", "longrope"):
+                if parameters.get("original_max_position_embeddings") == self.max_position_embeddings:
+                    parameters["original_max_position_embeddings"] = value  # it was taken from here
+            super().__setattr__(name, value)
 """
 
 
@@ -76,8 +57,7 @@ def edits(sources: Sources) -> Edits:
         if "self.rope_theta" not in set_here:
             raise UnrecognisedError(set_here["self.rope_scaling"], "rope_scaling is set without rope_theta")
         yield from _taken(source, initializer, set_here["self.rope_theta"], set_here["self.rope_scaling"])
-        properties = _PROPERTIES + _LENGTH * ("self.max_position_embeddings" in set_here)
-        yield source.last_in(owner, properties.replace("BASE", source.code(owner.bases[0])).strip())
+        yield source.last_in(owner, _ACCESS.replace("BASE", source.code(owner.bases[0])).strip())
     for use in source.find(ast.Name, ast.Attribute):
         if _VALIDATION not in source.names(use) or _is_guarded(source, use):
             continue
@@ -154,7 +134,7 @@ RULE = Rule(
         + "        self.rope_theta = rope_theta\n"
         "        self.rope_scaling = rope_scaling\n"
         f'        if not hasattr(self, "{_FEATURE}"):\n'
-        "            rope_config_validation(self)\n" + _lines(_PROPERTIES.replace("BASE", "PretrainedConfig"), 4)
+        "            rope_config_validation(self)\n" + _lines(_ACCESS.replace("BASE", "PretrainedConfig"), 4)
     ),
     edits=edits,
 )

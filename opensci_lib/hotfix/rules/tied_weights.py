@@ -14,16 +14,15 @@ _KEYS = "_tied_weights_keys"
 _NAME = "mark_tied_weights_as_initialized"
 _METHOD = f"""\
 def {_NAME}(self, *args):
-    missing = [info.missing_keys for info in args]
-    super().{_NAME}(*args)
-    for info, keys in zip(args, missing):
-        info.missing_keys = keys  # transformers 5.3 takes weights to be tied for loaded, and leaves them empty
+    # transformers 5.3 drops those to be tied from what is missing, and leaves them empty
+    super().{_NAME}(*map(copy.copy, args))
 """
 
 
 def edits(sources: Sources) -> Edits:
     """Let each class that names tied weights leave them among the missing ones."""
     source = sources.modeling
+    changed = False
     for owner in source.classes.values():
         for line in owner.body:
             match line:
@@ -34,18 +33,24 @@ def edits(sources: Sources) -> Edits:
                         and source.code(line.value) != "None"
                         and not method(owner, _NAME)
                     ):
+                        changed = True
                         yield source.last_in(owner, _METHOD)
+    if changed:
+        yield from source.with_modules("copy")
 
 
-_EXAMPLE = (
-    'class ForCausalLM(PreTrainedModel):\n    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}\n'
-)
+_EXAMPLE = """\
+from transformers import PreTrainedModel
+
+class ForCausalLM(PreTrainedModel):
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+"""
 
 RULE = Rule(
     id="tied-weights",
     releases="5.3",
     cause="Of a model with its own code 5.3 takes weights to be tied for loaded, and leaves them untied and empty.",
     before=_EXAMPLE,
-    after=_EXAMPLE + "\n" + "".join(f"    {line}\n" for line in _METHOD.splitlines()),
+    after="import copy\n\n" + _EXAMPLE + "\n" + "".join(f"    {line}\n" for line in _METHOD.splitlines()),
     edits=edits,
 )
