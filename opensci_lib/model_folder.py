@@ -90,13 +90,13 @@ def check_processes(config: dict[str, Any], count: int) -> None:
         OpensciError: when their number does not divide both; where config.json names neither, there is no telling.
 
     """
-    first = [
-        next((config[name] for name in names if isinstance(config.get(name), int)), None)
+    heads, key_heads = (
+        next((config[name] for name in names if isinstance(config.get(name), int)), 0)
         for names in (HEAD_COUNTS, KEY_HEAD_COUNTS)
-    ]
-    heads, key_heads = first[0], first[1] or first[0]
-    if heads and (heads % count or key_heads % count):
-        common = math.gcd(heads, key_heads)
+    )
+    key_heads = key_heads or heads
+    common = math.gcd(heads, key_heads)
+    if common % count:
         fitting = ", ".join(str(number) for number in range(1, common + 1) if common % number == 0)
         raise OpensciError(
             f"{count} processes can't share {heads} heads and {key_heads} key-value heads, as each holds whole ones: "

@@ -943,3 +943,39 @@ def test_downloading_data_of_an_unknown_task_gets_a_sentence():
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("Error: There is no task 'no_such_task'")
     assert "Traceback" not in done.stderr
+
+
+# The command
+
+
+def command(folder, *options):
+    words = ["evaluate", "--model_path", folder, "--tf_version", RELEASE, *options]
+    return subprocess.run(
+        [sys.executable, "-m", "opensci_lib", *map(str, words)], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.kernel
+def test_the_command_prints_the_scores_and_keeps_the_items(variant_folder, tmp_path):
+    options = ["--tasks", "opensci_facts,opensci_prose", "--limit", "4", "--output_dir", tmp_path]
+    done = command(variant_folder("fixed"), *options)
+    assert done.returncode == 0, done.stderr
+    head, *rows = map(str.split, done.stdout.splitlines())
+    assert head == ["task", "metric", f"{RELEASE}/hf"]
+    stated = {(task, metric): float(score) for task, metric, score in rows}
+    results = json.loads((tmp_path / "eval.json").read_text())["results"]
+    facts = pd.read_parquet(tmp_path / "samples.parquet").query("task == 'opensci_facts'")
+    assert len(facts) == 4
+    assert stated["opensci_facts", "acc"] == results["opensci_facts"]["acc,none"] == facts["correct"].mean()
+    bits = results["opensci_prose"]["bits_per_byte,none"]
+    assert stated["opensci_prose", "bits_per_byte"] == pytest.approx(bits, rel=1e-4)
+    assert len(pd.read_parquet(tmp_path / "positions.parquet")) > 100
+
+
+@pytest.mark.kernel
+def test_the_command_knows_no_such_task(variant_folder):
+    done = command(variant_folder("fixed"), "--tasks", "opensci_facs")
+    assert (done.returncode, done.stdout) == (1, "")
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith("Error: There is no task 'opensci_facs': give one of opensci_facts, opensci_cloze, ")
+    assert "Traceback" not in done.stderr

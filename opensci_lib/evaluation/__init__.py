@@ -76,7 +76,9 @@ def evaluate(
         raise OpensciError("tensor_parallel_size is about vLLM's processes: take the backend vllm, or leave it out.")
     harness = harness or Harness()
     folder, output = check_model_folder(model_path), Path(output_dir)
-    engine = {} if backend == "hf" else {"backend": backend, "tensor_parallel_size": tensor_parallel_size}
+    engine: dict[str, Any] = (
+        {} if backend == "hf" else {"backend": backend, "tensor_parallel_size": tensor_parallel_size}
+    )
     settings = {
         "model_path": str(model_path),
         "files": states(files(folder)),
