@@ -14,7 +14,7 @@ import pytest
 
 from opensci_lib import kernels
 from opensci_lib.errors import OpensciError
-from opensci_lib.evaluation import evaluate, fetch, items, merged, shots, tasks
+from opensci_lib.evaluation import evaluate, fetch, items, merged, shots, tasks, vllm
 from opensci_lib.evaluation.harness import Harness
 from opensci_lib.evaluation.tasks.__main__ import write
 from tests import tiny
@@ -582,6 +582,14 @@ def test_without_the_harness_there_is_a_sentence():
         Harness()
     assert refused.value.message == (
         "lm-eval is not installed in this kernel: add it with `opensci kernels build --layer evaluation`."
+    )
+
+
+def test_without_vllm_there_is_a_sentence(model):
+    with pytest.raises(OpensciError) as refused:
+        vllm.model(model, "auto", 8, "refuse")
+    assert refused.value.message == (
+        "vLLM is not installed here: take the kernel of vLLM, or name its release (tf_version)."
     )
 
 
