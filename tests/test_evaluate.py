@@ -455,9 +455,11 @@ def test_an_unknown_choice_for_long_items_is_refused_before_anything_is_done(har
 def test_another_backend_is_asked_for_and_told(harness, model, output):
     assert evaluate(model, output, ["b"], harness=harness, backend="vllm")["run"]["backend"] == "vllm"
     assert harness.calls[1] == ("model", model, "auto", "auto", 8, "refuse", "vllm", None)
+    as_before = evaluate(model, output, ["b"], harness=harness, backend="vllm", tensor_parallel_size=0)["run"]
+    assert as_before["tensor_parallel_size"] is None
     shared = evaluate(model, output, ["b"], harness=harness, backend="vllm", tensor_parallel_size=2)["run"]
     assert (shared["backend"], shared["tensor_parallel_size"]) == ("vllm", 2)
-    assert harness.calls[4] == ("model", model, "auto", "auto", 8, "refuse", "vllm", 2)
+    assert harness.calls[7] == ("model", model, "auto", "auto", 8, "refuse", "vllm", 2)
     with pytest.raises(OpensciError) as refused:
         evaluate(model, output, ["b"], harness=harness, backend="sglang")
     assert refused.value.message == "Unknown backend 'sglang': choose one of hf, vllm."
@@ -466,7 +468,7 @@ def test_another_backend_is_asked_for_and_told(harness, model, output):
     assert refused.value.message == (
         "tensor_parallel_size is about vLLM's processes: take the backend vllm, or leave it out."
     )
-    assert len(harness.calls) == 6
+    assert len(harness.calls) == 9
 
 
 def test_with_the_number_of_examples_of_a_group_it_is_computed_again(harness, model, output):

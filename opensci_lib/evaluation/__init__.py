@@ -58,7 +58,7 @@ def evaluate(
         too_long: what becomes of an item longer than the model's context: "refuse" stops here, "truncate" cuts off
             its beginning, as the harness's own command does, "skip" leaves it out of all scores.
         backend: what runs the model: one of `BACKENDS`, "hf" for transformers.
-        tensor_parallel_size: how many processes of vLLM share the model; by default one for each GPU, or one.
+        tensor_parallel_size: how many processes of vLLM share the model; None or 0: one for each GPU, or one.
         harness: what knows tasks and scores them; by default that of this kernel environment.
         provenance: what else to write to `eval.json`: model, revision, variant.
 
@@ -76,9 +76,8 @@ def evaluate(
         raise OpensciError("tensor_parallel_size is about vLLM's processes: take the backend vllm, or leave it out.")
     harness = harness or Harness()
     folder, output = check_model_folder(model_path), Path(output_dir)
-    engine: dict[str, Any] = (
-        {} if backend == "hf" else {"backend": backend, "tensor_parallel_size": tensor_parallel_size}
-    )
+    engine: dict[str, Any] = {"backend": backend, "tensor_parallel_size": tensor_parallel_size or None}
+    engine = {} if backend == "hf" else engine
     settings = {
         "model_path": str(model_path),
         "files": states(files(folder)),
