@@ -360,8 +360,9 @@ rule evaluate_vllm:
         ),
     resources:
         mem_mb=memory(6000, 2),
+        gpu=0,  # as many processes share the model
     shell:
-        RUN
+        f"{RUN} -p tensor_parallel_size {{resources.gpu}}"
 
 
 rule compat_reference:

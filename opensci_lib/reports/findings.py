@@ -356,7 +356,7 @@ def equal_scores(table: pd.DataFrame) -> str:
 def score_rows(table: pd.DataFrame) -> dict[tuple[str, str], str]:
     """Return in which row of a picture each run of `evaluation.csv` is: its own, or that of all equal ones."""
     runs = table.groupby(["tf_version", "variant"])["equal"].agg(_all_true)
-    equal = {variant: [run[0] for run in runs[runs].index if run[1] == variant] for variant in _VARIANTS}
+    equal = {variant: [run[0] for run in runs[runs].index if run[1] == variant] for variant in set(table["variant"])}
     rows = {}
     for release, variant in runs_in_order(table):
         together = equal[variant] if release in equal[variant] else [release]

@@ -129,6 +129,6 @@ def unequal(frame: pd.DataFrame, equal: pd.Series) -> Styler | Markdown:
 
 def varying(frame: pd.DataFrame) -> Styler:
     """Return the table of the first column and of those that vary, below a sentence that tells the others."""
-    constant = [name for name in frame.columns[1:] if frame[name].astype(str).nunique() == 1]
+    constant = [name for name in frame.columns[1:] if frame[name].astype(str).nunique(dropna=False) == 1]
     note = ", ".join(f"{name} {frame[name].iloc[0]}" for name in constant)
     return table(frame.drop(columns=constant), f"The same in all: {note}." if note else "")
