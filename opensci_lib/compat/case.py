@@ -124,7 +124,7 @@ class Case:
         return model
 
     def reference(self, name: str) -> torch.Tensor | None:
-        """Return what 4.48.0 computed under this name, or None for a native model, which has no reference."""
+        """Return what the reference computed under this name, or None for a native model, which has no reference."""
         if self._reference is None:
             return None
         with safe_open(self._reference, framework="pt") as tensors:

@@ -1,4 +1,4 @@
-"""What the unmodified folder computes under 4.48.0: `python -m opensci_lib.compat.reference FOLDER FILE`."""
+"""What the unmodified folder computes under its reference: `python -m opensci_lib.compat.reference FOLDER FILE`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from safetensors import safe_open
 from opensci_lib import project
 from opensci_lib.errors import OpensciError
 from opensci_lib.model_folder import follow_umask
-from opensci_lib.runs import REFERENCE_RELEASE, trace
+from opensci_lib.runs import trace
+from opensci_lib.runs.reference import reference_of
 from opensci_lib.scratch import scratch
 
 _CHECKS = Path(__file__).parent
@@ -26,7 +27,7 @@ def _checks() -> str:
 
 
 def check_reference(path: Path | str) -> Path:
-    """Return `path` if a reference is there that these checks made; others may lack what they ask for.
+    """Return `path`, in `outputs/<model>`, if these checks made it; others may lack what they ask for.
 
     Raises:
         OpensciError: when there is none, or another.
@@ -38,19 +39,26 @@ def check_reference(path: Path | str) -> Path:
             if (tensors.metadata() or {}).get("checks") == _checks():
                 return path
     raise OpensciError(
-        f"{path}, what {REFERENCE_RELEASE} computes, is not there or was made by other checks: "
+        f"{path}, what {reference_of(path.parent).tf_version} computes, is not there or was made by other checks: "
         f"`snakemake {path}` makes it."
     )
 
 
+def made_under(path: Path | str) -> str:
+    """Return the release that computed a reference."""
+    with safe_open(path, framework="np") as tensors:
+        return tensors.metadata()["tf_version"]
+
+
 def compute(original: Path, path: Path, work: Path) -> None:
-    """Write the reference, with `work` for a folder to be used and left; to be called under 4.48.0.
+    """Write the reference, with `work` for a folder to be used and left; to be called under the reference release.
 
     It is a safetensors file: in all `SETTINGS` the logits of each of `case.TEXTS`, those of the padded batches, and
     what the model gives when it is asked for attention weights with each of `attention.CACHES`; and, as UTF-8, what
     the tokenizer makes of `awkward.strings()` and the trace of each of `kernels.USES`.
     """
     import torch
+    import transformers
     from safetensors.torch import save_file
 
     from opensci_lib.compat import awkward
@@ -78,7 +86,7 @@ def compute(original: Path, path: Path, work: Path) -> None:
             for name, tensor in attended(model, case.ids, cache).items():
                 tensors[f"{dtype} {attention} {cache} cache {name}"] = tensor
     partial = path.with_name(f".{path.name}")
-    made_by = {"checks": _checks()}
+    made_by = {"checks": _checks(), "tf_version": transformers.__version__}
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, made_by)
     follow_umask(partial)
     partial.replace(path)

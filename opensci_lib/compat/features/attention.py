@@ -138,31 +138,31 @@ def _weights_as_on_4_48(case: Case, attention: str, cache: str) -> None:
                 expect_close(found.sum(-1), torch.ones(found.shape[:-1]), f"{dtype}, {name}: sums of weights", 1e-2)
 
 
-@feature("attention weights asked of SDPA, no cache, as on 4.48.0")
+@feature("attention weights asked of SDPA, no cache, as on {reference}")
 def weights_of_sdpa(case: Case) -> None:
     _weights_as_on_4_48(case, "sdpa", "no")
 
 
-@feature("attention weights asked of SDPA, dynamic cache, as on 4.48.0")
+@feature("attention weights asked of SDPA, dynamic cache, as on {reference}")
 def weights_of_sdpa_dynamic(case: Case) -> None:
     _weights_as_on_4_48(case, "sdpa", "dynamic")
 
 
-@feature("attention weights asked of SDPA, static cache, as on 4.48.0")
+@feature("attention weights asked of SDPA, static cache, as on {reference}")
 def weights_of_sdpa_static(case: Case) -> None:
     _weights_as_on_4_48(case, "sdpa", "static")
 
 
-@feature("attention weights, no cache, as on 4.48.0")
+@feature("attention weights, no cache, as on {reference}")
 def weights(case: Case) -> None:
     _weights_as_on_4_48(case, "eager", "no")
 
 
-@feature("attention weights, dynamic cache, as on 4.48.0")
+@feature("attention weights, dynamic cache, as on {reference}")
 def weights_dynamic(case: Case) -> None:
     _weights_as_on_4_48(case, "eager", "dynamic")
 
 
-@feature("attention weights, static cache, as on 4.48.0")
+@feature("attention weights, static cache, as on {reference}")
 def weights_static(case: Case) -> None:
     _weights_as_on_4_48(case, "eager", "static")
