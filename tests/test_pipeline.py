@@ -66,7 +66,7 @@ def test_a_reference_that_is_to_be_found_comes_before_the_runs():
 def test_a_reference_that_is_none_is_refused():
     done = call("snakemake", "--dry-run", "--config", "reference=newest")
     assert done.returncode == 1
-    assert "reference is 'newest': say auto, or a release, such as 4.48.0." in done.stderr
+    assert "reference is 'newest': say auto, or a release, such as 4.48.0." in done.stdout + done.stderr
 
 
 def test_switches_are_words_on_the_command_line():
