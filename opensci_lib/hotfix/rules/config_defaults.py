@@ -32,7 +32,9 @@ def edits(sources: Sources) -> Edits:
     """Give the default where a setting is read that the model's own configuration lacks."""
     source, configuration = sources.modeling, sources.configuration
     named = _named(configuration) if configuration else None
-    for read in source.find(ast.Attribute) if named is not None else []:
+    if named is None:
+        return
+    for read in source.find(ast.Attribute):
         name, place = read.attr, dotted(read.value)
         if name not in _DEFAULTS or name in named or not isinstance(read.ctx, ast.Load):
             continue
