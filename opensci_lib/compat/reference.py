@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import safe_open
@@ -50,12 +53,23 @@ def made_under(path: Path | str) -> str:
         return tensors.metadata()["tf_version"]
 
 
+@contextmanager
+def _noted(name: str, lacking: dict[str, str]) -> Generator[None]:
+    """Note an error as what the reference itself fails of: it has nothing to compare with then."""
+    try:
+        yield
+    except Exception as error:  # whatever it is, it goes to the record
+        lacking[name] = f"{type(error).__name__}: {error}"
+        print(f"The reference has no {name} ({lacking[name]}).")
+
+
 def compute(original: Path, path: Path, work: Path) -> None:
     """Write the reference, with `work` for a folder to be used and left; to be called under the reference release.
 
     It is a safetensors file: in all `SETTINGS` the logits of each of `case.TEXTS`, those of the padded batches, and
     what the model gives when it is asked for attention weights with each of `attention.CACHES`; and, as UTF-8, what
-    the tokenizer makes of `awkward.strings()` and the trace of each of `kernels.USES`.
+    the tokenizer makes of `awkward.strings()` and the trace of each of `kernels.USES`. Of these uses and caches the
+    folder itself may fail some there; what they are, and how, is said and kept as `lacking`.
     """
     import torch
     import transformers
@@ -69,9 +83,9 @@ def compute(original: Path, path: Path, work: Path) -> None:
     from opensci_lib.runs.trace import encoded
 
     case = Case(original, work, is_reference=True)
-    tensors = {"tokenizer": awkward.encoded(case.tokenizer)}
+    tensors, lacking = {"tokenizer": awkward.encoded(case.tokenizer)}, {}
     for name, use in kernels.USES.items():
-        with case.fresh():
+        with case.fresh(), _noted(f"trace {name}", lacking):
             tensors[f"trace {name}"] = torch.tensor(list(encoded(use(case))), dtype=torch.uint8)
     for dtype, attention in SETTINGS:
         model = case.load(dtype=dtype, attn_implementation=attention)
@@ -83,10 +97,11 @@ def compute(original: Path, path: Path, work: Path) -> None:
                 model, batch, attention_mask=mask, position_ids=positions
             )[mask.bool()]
         for cache in CACHES:
-            for name, tensor in attended(model, case.ids, cache).items():
-                tensors[f"{dtype} {attention} {cache} cache {name}"] = tensor
+            with _noted(f"{dtype} {attention} {cache} cache", lacking):
+                for name, tensor in attended(model, case.ids, cache).items():
+                    tensors[f"{dtype} {attention} {cache} cache {name}"] = tensor
     partial = path.with_name(f".{path.name}")
-    made_by = {"checks": _checks(), "tf_version": transformers.__version__}
+    made_by = {"checks": _checks(), "tf_version": transformers.__version__, "lacking": json.dumps(lacking)}
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, made_by)
     follow_umask(partial)
     partial.replace(path)
