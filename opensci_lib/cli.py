@@ -280,6 +280,29 @@ def prove(src_dir: str, tf_versions: str | None, weights: bool, csv: str | None,
     sys.exit(not proof.is_proven)
 
 
+@main.command(epilog="Example: opensci reference --src_dir model --json reference.json")
+@click.option(
+    "--src_dir", required=True, type=click.Path(), callback=_built_in, help="A model folder, or `miniature`."
+)
+@click.option("--tf_versions", help="The releases to try, with commas; default: all that have a lock file.")
+@click.option("--weights", is_flag=True, help="Try the folder with its own weights, not as a small twin.")
+@click.option("--json", "path", type=click.Path(), help="Also write it to a file.")
+@_with
+def reference(
+    src_dir: str, tf_versions: str | None, weights: bool, path: str | None, packages: tuple[str, ...]
+) -> None:
+    """Find the oldest release on which an unmodified folder loads and repeats itself; its code is run."""
+    from opensci_lib.model_folder import announce
+    from opensci_lib.prove import find_reference
+
+    click.echo(announce(src_dir, "the kernel environments of these releases"), err=True)
+    releases = [word.strip() for word in tf_versions.split(",")] if tf_versions else None
+    found = find_reference(src_dir, releases, weights, packages, report=lambda line: click.echo(line, err=True))
+    if path:
+        found.save(path)
+    click.echo(found.tf_version)
+
+
 @main.command("random-model", epilog="Example: opensci random-model --like model --dst_dir twin --tf_version 4.48.0")
 @click.option("--like", required=True, help="A model folder, a Hub id, or `miniature`; weights are not needed.")
 @click.option("--dst_dir", required=True, type=click.Path(), help="The folder to make.")

@@ -50,6 +50,29 @@ def test_the_command_line_changes_releases_and_model():
     assert "5.23.0" not in planned
 
 
+def test_what_is_older_than_the_reference_is_left_out_with_a_sentence():
+    config = ["--config", "models=org/name", "reference=4.53.3", 'tf_versions=["4.48.0","4.49.0","5.12.1"]']
+    done = call("snakemake", "--summary", *config)
+    assert "outputs/org--name/4.53.3/infer.ipynb" in done.stdout
+    assert "outputs/org--name/5.12.1/infer.ipynb" in done.stdout
+    assert "outputs/org--name/4.4" not in done.stdout
+    said = "org--name: 4.48.0, 4.49.0 left out, as older than the reference, 4.53.3."
+    assert done.stderr.count(said) == 1
+
+
+def test_a_reference_that_is_to_be_found_comes_before_the_runs():
+    done = call("snakemake", "--dry-run", "--config", "models=org/name", "reference=auto", "compat=false")
+    assert done.returncode == 0, done.stderr
+    assert "opensci reference --src_dir outputs/org--name/original" in done.stdout
+    assert "infer.ipynb" not in done.stdout
+
+
+def test_a_reference_that_is_none_is_refused():
+    done = call("snakemake", "--dry-run", "--config", "reference=newest")
+    assert done.returncode == 1
+    assert "reference is 'newest': say auto, or a release, such as 4.48.0." in done.stdout + done.stderr
+
+
 def test_switches_are_words_on_the_command_line():
     planned = call(
         "snakemake", "--summary", "--config", "models=org/name", "compat=false", "keep_weights=false"
