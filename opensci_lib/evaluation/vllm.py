@@ -11,7 +11,8 @@ from typing import Any
 from unittest.mock import patch
 
 from opensci_lib.evaluation.harness import strict
-from opensci_lib.model_folder import check_model_folder, read_config
+from opensci_lib.model_folder import check_model_folder
+from opensci_lib.runs.vllm import engine_options
 
 
 def model(model_path: Path | str, dtype: str, batch_size: int, too_long: str) -> Any:
@@ -19,8 +20,6 @@ def model(model_path: Path | str, dtype: str, batch_size: int, too_long: str) ->
 
     Processes share it, one for each GPU that is to be seen.
     """
-    import torch
-
     with patch.object(importlib.metadata, "version", _version):
         from lm_eval.models.vllm_causallms import VLLM
 
@@ -37,19 +36,11 @@ def model(model_path: Path | str, dtype: str, batch_size: int, too_long: str) ->
     folder = check_model_folder(model_path)
     lm = Model(
         pretrained=str(folder),
-        dtype=_dtype(read_config(folder)) if dtype == "auto" else dtype,
         batch_size=batch_size,
-        trust_remote_code=True,
-        tensor_parallel_size=torch.cuda.device_count() or 1,
-        enforce_eager=not torch.cuda.is_available(),  # to compile takes minutes on processors
+        **engine_options(folder, dtype),
     )
     lm.be_strict(too_long, lm.max_length - 1)  # it generates a token in any case
     return lm
-
-
-def _dtype(config: dict[str, Any]) -> str:
-    """Return the dtype that config.json names: vLLM's own "auto" makes float16 of float32."""
-    return config.get("dtype") or config.get("torch_dtype") or "float32"
 
 
 _installed = importlib.metadata.version
