@@ -51,8 +51,10 @@ def engine_options(folder: Path, dtype: str) -> dict[str, Any]:
 
 
 @contextmanager
-def engine(folder: Path, dtype: str, longest: int) -> Generator[Any]:
+def engine(folder: Path, dtype: str, longest: int, **options: Any) -> Generator[Any]:
     """Yield vLLM's `LLM` of a folder for texts of up to so many tokens, and give back what it took.
+
+    `options` are of `LLM` and go before `engine_options`.
 
     Raises:
         OpensciError: when vLLM can't run the folder.
@@ -62,7 +64,8 @@ def engine(folder: Path, dtype: str, longest: int) -> Generator[Any]:
     from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
     try:
-        llm = LLM(str(folder), max_model_len=longest, disable_log_stats=True, **engine_options(folder, dtype))
+        told = {"max_model_len": longest, "disable_log_stats": True, **engine_options(folder, dtype), **options}
+        llm = LLM(str(folder), **told)
     except (ImportError, KeyError, AttributeError, TypeError, ValueError, RuntimeError) as error:
         said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
         raise OpensciError(
@@ -83,6 +86,7 @@ def generate(
     capture_path: Path | str,
     max_new_tokens: int = 16,
     dtype: str = "auto",
+    **options: Any,
 ) -> Generation:
     """Complete each prompt greedily by vLLM, and write what it tells of each position to `capture_path`.
 
@@ -92,6 +96,7 @@ def generate(
         capture_path: the file to write.
         max_new_tokens: of each completion.
         dtype: see `load`.
+        options: see `engine`.
 
     Returns:
         The record of the run; its `top_tokens` have `logprob`, nats, where other runs have `logit`, and no weights
@@ -116,7 +121,7 @@ def generate(
     for prompt, ids in zip(prompts, token_ids, strict=True):
         check_length(prompt, len(ids), read_config(folder)["max_position_embeddings"] - new)
     asked = SamplingParams(temperature=0, max_tokens=new, logprobs=TOP, prompt_logprobs=TOP)
-    with engine(folder, dtype, max(map(len, token_ids)) + new) as llm:
+    with engine(folder, dtype, max(map(len, token_ids)) + new, **options) as llm:
         laps.end("load")
         outputs = llm.generate([{"prompt_token_ids": ids} for ids in token_ids], asked, use_tqdm=False)
         used = str(llm.llm_engine.model_config.dtype).removeprefix("torch.")
