@@ -122,6 +122,8 @@ def shares(found: Found) -> tuple[bool, str]:
 def failed(error: str) -> str:
     """Write an error in a cell."""
     words = " ".join(error.replace("|", "/").split())
+    if words.startswith("not tried"):
+        return words
     return f"fails: `{words[:100].replace('`', '')}`"
 
 
@@ -150,6 +152,7 @@ def main(model: str, limit: int, write: bool) -> None:
 
     def put(row: str, column: str, say: Callable[[Found], tuple[bool, str]], found: Found) -> None:
         cells.setdefault(row, {})[column] = say(found)
+        tqdm.write(f"{column}; {row}: {cells[row][column][1]}")
 
     with scratch() as folder:
         for column, path in tqdm(make(model, folder, engine).items(), "folders"):
@@ -160,12 +163,15 @@ def main(model: str, limit: int, write: bool) -> None:
             put("vLLM, one process (nats)", column, answers, step(one, "answers"))
             put("lm-eval, `vllm` against `hf` (nats)", column, scores, step(one, "scores"))
             for way in ("tensor_parallel_size", "pipeline_parallel_size"):
-                two = run(engine, "together", path, work, way, processes=2, seconds=180)
+                if (one[0] or {}).get("answers"):
+                    two = run(engine, "together", path, work, way, processes=2, seconds=300)
+                else:
+                    two = None, "not tried, as one process fails"
                 put(f"vLLM, `{way}=2`", column, answers, step(two, way))
             for of in (REFERENCE_RELEASE, release):
                 meeting = work / of
                 meeting.mkdir()
-                two = run(kernels.python(of), "shared", path, meeting, processes=2, seconds=180)
+                two = run(kernels.python(of), "shared", path, meeting, processes=2, seconds=300)
                 put(f'`tp_plan="auto"`, two processes, transformers {of}', column, shares, step(two, "tp_plan"))
     rows = [{"way": row, **{column: said for column, (_, said) in of.items()}} for row, of in cells.items()]
     alike = sum(of["fixed"][0] >= of["native"][0] for of in cells.values())

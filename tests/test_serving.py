@@ -22,9 +22,11 @@ def run(serving, folder, code, **options):
 
 
 def test_a_worker_says_its_last_line_of_json(serving, tmp_path):
-    code = (
-        "import sys, os\nprint('[rank0] noise')\nprint('{\"by\": {}, \"on\": \"' + sys.argv[1] + '\"}')\nprint('end')"
-    )
+    code = """import sys
+print("[rank0] noise")
+print('{"on": "' + sys.argv[1] + '"}')
+print("end")
+"""
     assert run(serving, tmp_path, code)[0] == {"on": "a"}
 
 
