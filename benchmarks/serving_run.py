@@ -76,14 +76,19 @@ def distance(place: Path, ours: Any, capture: Path) -> dict[str, Any]:
 
 
 def scored(place: Path) -> dict[str, Any]:
-    """Compare both engines' scores, item by item: predictions changed, and the furthest log-likelihood, nats."""
+    """Compare both engines' scores, item by item: predictions changed, and the furthest log-likelihood, nats.
+
+    A text that is scored as a whole counts token by token.
+    """
     import numpy as np
     import pandas as pd
 
     right, ours = (pd.read_parquet(place / name / "samples.parquet") for name in ("hf", "vllm"))
-    changes = np.abs(np.concatenate(right["loglikelihoods"]) - np.concatenate(ours["loglikelihoods"]))
+    tokens = [pd.read_parquet(place / name / "positions.parquet")["nats"] for name in ("hf", "vllm")]
+    right, ours = (items[items["choices"].map(len) > 0] for items in (right, ours))
+    moved = [np.concatenate(right["loglikelihoods"]) - np.concatenate(ours["loglikelihoods"]), tokens[0] - tokens[1]]
     changed = int((right["prediction"] != ours["prediction"]).sum())
-    return {"items": len(right), "changed": changed, "furthest": float(changes.max())}
+    return {"items": len(right), "changed": changed, "furthest": float(np.abs(np.concatenate(moved)).max())}
 
 
 def shared(folder: str, work: str) -> dict[str, Any]:
