@@ -4,8 +4,8 @@
 
 The built-in model, and layers in the shape of 1.7 B with random weights and no biases, which vLLM's own Qwen3 can't
 have. Both are scored on the default tasks and generate 128 tokens from each of 64 prompts of 32: by vLLM, and by
-transformers in batches of 8, both of vLLM's environment. Starting an engine, once everything is imported, is told
-apart. In vLLM the fixed folder and a native Qwen3 with the same weights take turns, each time with a new engine. Two
+transformers in batches of 8, both of vLLM's environment. Starting an engine, with what it imports, is told apart.
+In vLLM the fixed folder and a native Qwen3 with the same weights take turns, each time with a new engine. Two
 processes share the fixed folder at last, and say what each holds of its weights.
 """
 
