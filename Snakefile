@@ -84,8 +84,8 @@ def run_names(wildcards):
     return runs.names(releases(wildcards), reference(wildcards.model))
 
 
-def evaluated_runs(wildcards):
-    """The runs that the evaluation compares: vLLM's beside those of the releases."""
+def compared_runs(wildcards):
+    """The runs that reports compare: vLLM's beside those of the releases."""
     return [*run_names(wildcards), *(f"{release}/vllm" for release in VLLM)]
 
 
@@ -377,6 +377,29 @@ rule infer:
         run_or_say("run.json")
 
 
+# After the release's own runs, whose folder it shares.
+rule infer_vllm:
+    input:
+        f"{OUT}/{{tf_version}}/infer.ipynb",
+        notebook="notebooks/infer.ipynb",
+        engine=marker("{tf_version}", engine="vllm"),
+        model=f"{OUT}/original.json",
+        folder=folder(f"{OUT}/fixed"),
+        prompts=[prompt for prompt in config["prompts"] if prompt.endswith(".txt")],
+    output:
+        notebook=f"{OUT}/{{tf_version}}/infer-vllm.ipynb",
+    params:
+        parameters(
+            **THIS_MODEL,
+            **{key: config[key] for key in ("prompts", "dtype", "device", "max_new_tokens")},
+            backend="vllm",
+        ),
+    resources:
+        mem_mb=memory(6000, 4),
+    shell:
+        RUN
+
+
 rule datasets:
     output:
         "outputs/datasets.txt",
@@ -476,12 +499,13 @@ rule summary:
     input:
         of_releases(f"{OUT}/{{tf_version}}/infer.ipynb"),
         f"{OUT}/reference.json",
+        expand(f"{OUT}/{{tf_version}}/infer-vllm.ipynb", tf_version=VLLM, allow_missing=True),
         notebook="notebooks/summary.ipynb",
     output:
         multiext(f"{OUT}/", "parity.csv", "positions.csv", "summary.html"),
         notebook=f"{OUT}/summary.ipynb",
     params:
-        parameters(**THIS_REPORT, runs=run_names),
+        parameters(**THIS_REPORT, runs=compared_runs),
     shell:
         REPORT
 
@@ -496,7 +520,7 @@ rule evaluation_report:
         multiext(f"{OUT}/", "evaluation.csv", "changed_items.csv", "evaluation.html"),
         notebook=f"{OUT}/evaluation.ipynb",
     params:
-        parameters(**THIS_REPORT, runs=evaluated_runs),
+        parameters(**THIS_REPORT, runs=compared_runs),
     shell:
         REPORT
 

@@ -17,6 +17,7 @@ from snakemake_executor_plugin_slurm.utils import set_gres_string
 from opensci_lib import kernels
 from opensci_lib.reports import figures, findings
 from opensci_lib.reports.compare import parity
+from opensci_lib.runs.capture import CaptureWriter
 from tests.hand_made import make_run, tensors
 from tests.notebook import tables, titles
 
@@ -121,6 +122,27 @@ def _hand_made_results(outputs):
     record = {"variant": "minimal", "versions": {"transformers": "5.10.0"}, "error": "It does not load."}
     (failed / "run.json").write_text(json.dumps(record))
     return outputs
+
+
+def test_the_summary_shows_another_engine_where_it_ran(tmp_path):
+    results, out = _hand_made_results(tmp_path / "results"), tmp_path / "summary.ipynb"
+    run = make_run(results, "5.19.0", "vllm", prompts=({}, tensors(5)))
+    with CaptureWriter(run.path / "capture.safetensors", run.record["prompts"]) as writer:
+        for prompt, of in enumerate((tensors(), tensors(5))):
+            best = np.argsort(-of["logits"], axis=1)
+            writer.add(f"{prompt}.token_ids", of["token_ids"])
+            writer.add(f"{prompt}.surprisal", of["surprisal"] + 0.25 * prompt)
+            writer.add(f"{prompt}.top_ids", best)
+            writer.add(f"{prompt}.top_logprobs", np.zeros(best.shape))
+    done = call("papermill", "notebooks/summary.ipynb", out, "-p", "output_dir", results)
+    assert done.returncode == 0, done.stderr
+    page = json.dumps(json.loads(out.read_text()), ensure_ascii=False)
+    said = "**vllm** on 5.19.0 moves no log-probability of a prompt's token by more than 0.25 nats"
+    assert said in page
+    assert "Largest change of a log-probability: fixed 0.25 nats" in page
+    assert (results / "answers.csv").exists()
+    with (results / "parity.csv").open() as file:  # it has no logits to compare
+        assert "vllm" not in {row["variant"] for row in csv.DictReader(file)}
 
 
 def test_the_summary_says_what_the_captures_say(tmp_path):

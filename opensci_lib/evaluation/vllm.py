@@ -6,16 +6,13 @@ What else vLLM has to be told stands in `opensci_lib.kernels.vllm`.
 from __future__ import annotations
 
 import importlib.metadata
-import os
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from opensci_lib.errors import OpensciError
 from opensci_lib.evaluation.harness import strict
-from opensci_lib.kernels.vllm import share_processors
-from opensci_lib.model_folder import check_model_folder, check_processes, read_config
+from opensci_lib.model_folder import check_model_folder
+from opensci_lib.runs.vllm import check_installed, engine_options
 
 
 def model(
@@ -27,17 +24,9 @@ def model(
         OpensciError: when vLLM is not installed, or the processes can't share the model's heads.
 
     """
-    if find_spec("vllm") is None:
-        raise OpensciError("vLLM is not installed here: take the kernel of vLLM, or name its release (tf_version).")
-
-    import torch
-
+    check_installed()
     folder = check_model_folder(model_path)
-    config, processes = read_config(folder), tensor_parallel_size or torch.cuda.device_count() or 1
-    check_processes(config, processes)
-    if not torch.cuda.is_available():
-        os.environ |= share_processors(processes)
-
+    options = engine_options(folder, dtype, tensor_parallel_size)  # looks at the heads before anything is loaded
     with patch.object(importlib.metadata, "version", _version):
         from lm_eval.models.vllm_causallms import VLLM
 
@@ -51,21 +40,9 @@ def model(
         def get_model_info(self) -> dict[str, Any]:
             return {"model_dtype": f"torch.{self.model_args['dtype']}"}
 
-    lm = Model(
-        pretrained=str(folder),
-        dtype=_dtype(config) if dtype == "auto" else dtype,
-        batch_size=batch_size,
-        trust_remote_code=True,
-        tensor_parallel_size=processes,
-        enforce_eager=not torch.cuda.is_available(),  # to compile takes minutes on processors
-    )
+    lm = Model(pretrained=str(folder), batch_size=batch_size, **options)
     lm.be_strict(too_long, lm.max_length - 1)  # it generates a token in any case
     return lm
-
-
-def _dtype(config: dict[str, Any]) -> str:
-    """Return the dtype that config.json names: vLLM's own "auto" makes float16 of float32."""
-    return config.get("dtype") or config.get("torch_dtype") or "float32"
 
 
 _installed = importlib.metadata.version

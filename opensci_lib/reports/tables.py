@@ -69,6 +69,10 @@ _COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "changed": ("changed", _count),
     "p_value": ("McNemar p", _digits(2, empty="")),
     "largest_change": ("largest change (nats)", _digits(3)),
+    "max_change": ("largest change of log p (nats)", _digits(3)),
+    "top_change": ("among the likeliest (nats)", _digits(3)),
+    "same_top": ("same likeliest token", str),
+    "shared": ("of the five likeliest in both", str),
     "low": ("95 % from", _digits(3)),
     "high": ("to", _digits(3)),
     "original": ("original", _digits(3, empty="")),  # not all scores were published
