@@ -142,5 +142,5 @@ def test_changes_are_drawn_beside_the_native_ones(tmp_path):
 
 
 def test_without_vllm_its_kernel_is_named(tmp_path):
-    with pytest.raises(OpensciError, match="vLLM is not in this kernel: build one with"):
+    with pytest.raises(OpensciError, match="vLLM is not installed here: take the kernel of vLLM"):
         vllm.generate(tmp_path, ["A"], tmp_path / "capture")
