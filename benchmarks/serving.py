@@ -20,6 +20,7 @@ import os
 import re
 import signal
 import subprocess
+import textwrap
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import date
@@ -120,11 +121,11 @@ def shares(found: Found) -> tuple[bool, str]:
 
 
 def failed(error: str) -> str:
-    """Write an error in a cell."""
-    words = " ".join(error.replace("|", "/").split())
+    """Write an error in a cell: whole words, and no path of this machine."""
+    words = " ".join(re.sub(r"\(/[^)]*\)?", "", error.replace("|", "/").replace("`", "")).split())
     if words.startswith("not tried"):
         return words
-    return f"fails: `{words[:100].replace('`', '')}`"
+    return f"fails: `{textwrap.shorten(words, 90, placeholder=' …')}`"
 
 
 def make(source: str, folder: Path, python: Path) -> dict[str, Path]:
