@@ -90,10 +90,11 @@ def test_a_cell_says_what_came_out_and_whether_that_is_right(serving, way, value
 
 
 def test_a_failure_fits_into_a_cell(serving):
-    good, said = serving.answers((None, "ValueError: a | `b`\nc" + "x" * 200))
+    good, said = serving.answers((None, "ValueError: a | `b`\nof c (/somewhere/c.py) " + "word " * 40))
     assert not good
-    assert said.startswith("fails: `ValueError: a / b cx")
-    assert len(said) < 120
+    assert said.startswith("fails: `ValueError: a / b of c word word ")
+    assert said.endswith(" word …`")
+    assert len(said) < 110
 
 
 def test_the_table_has_a_row_a_way_and_says_versions(serving):
