@@ -7,16 +7,20 @@
 
 import json
 import re
+from dataclasses import asdict
+from functools import cache
 from glob import glob
 from pathlib import Path
 from shlex import quote
 
 import psutil
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
 from opensci_lib import runs
 from opensci_lib.kernels import available, kernel_name, marker
-from opensci_lib.runs import REFERENCE, REFERENCE_RELEASE, VARIANTS
+from opensci_lib.runs import VARIANTS
+from opensci_lib.runs.reference import Reference, reference_of
 
 
 configfile: "config.yaml"
@@ -28,6 +32,9 @@ OUT = "outputs/{model}"
 TASKS = [config["tasks"]] if isinstance(config["tasks"], str) else config["tasks"]
 DATASETS = "outputs/datasets.txt" if TASKS else []
 VLLM = available("vllm")[-1:] if "vllm" in config["backends"] else []
+REFERENCE = str(config["reference"])
+if not re.fullmatch(r"auto|\d+\.\d+\.\d+", REFERENCE):
+    raise WorkflowError(f"reference is {REFERENCE!r}: say auto, or a release, such as {available()[0]}.")
 
 
 def switched_on(key):
@@ -40,19 +47,51 @@ def asked(*targets):
     return not {*targets}.isdisjoint(workflow.dag_settings.targets)
 
 
+def reference(model):
+    """The release that a model's runs are held against. Where it has to be found, that comes before all else."""
+    if REFERENCE != "auto":
+        return REFERENCE
+    return reference_of(Path(checkpoints.reference.get(model=model).output[0]).parent).tf_version
+
+
+def releases_of(model):
+    """The releases of a model's runs, from its reference on: all locked ones for `snakemake docs`."""
+    first, every = reference(model), available() if asked("docs") else config["tf_versions"]
+    wanted = runs.since(first, [first, *every])
+    say_what_is_left_out(model, first, tuple(runs.ascending({*every} - {*wanted})))
+    return wanted
+
+
+@cache
+def say_what_is_left_out(model, first, older):
+    """Say it once."""
+    if older:
+        logger.info(f"{model}: {', '.join(older)} left out, as older than the reference, {first}.")
+
+
 def releases(wildcards):
-    """The releases of this run: all locked ones for `snakemake docs`."""
-    return runs.ascending([REFERENCE_RELEASE, *(available() if asked("docs") else config["tf_versions"])])
+    """The releases of this run."""
+    return releases_of(wildcards.model)
+
+
+def variants(wildcards):
+    """The variants that run on a release."""
+    return runs.variants_on(wildcards.tf_version, reference(wildcards.model))
 
 
 def run_names(wildcards):
     """The runs of these releases, as "<tf_version>/<variant>"."""
-    return runs.names(releases(wildcards))
+    return runs.names(releases(wildcards), reference(wildcards.model))
 
 
-def evaluated_runs(wildcards):
-    """The runs that the evaluation compares: vLLM's beside those of the releases."""
+def compared_runs(wildcards):
+    """The runs that reports compare: vLLM's beside those of the releases."""
     return [*run_names(wildcards), *(f"{release}/vllm" for release in VLLM)]
+
+
+def every_release():
+    """The releases of any model."""
+    return runs.ascending(release for model in MODELS for release in releases_of(model))
 
 
 def of_releases(path):
@@ -64,7 +103,7 @@ def checked_releases(wildcards):
     """The releases in the compatibility matrix: this run's, all locked ones for `snakemake compat`, and those there."""
     every = available() if asked("compat") else []
     done = glob_wildcards(f"outputs/{wildcards.model}/{{tf_version}}/compat.json").tf_version
-    return runs.ascending([*releases(wildcards), *every, *done])
+    return runs.since(reference(wildcards.model), [*releases(wildcards), *every, *done])
 
 
 def compiled(wildcards):
@@ -92,14 +131,17 @@ def folder(path, remove=False):
     return temp(directory(path)) if remove else path
 
 
-# What a run is compared with while it computes, where its own logits are not to be kept.
-COMPARED = [] if switched_on("keep_logits") else f"{OUT}/{REFERENCE}/capture.safetensors"
+def compared(wildcards):
+    """What a run is compared with while it computes, where its own logits are not to be kept."""
+    if switched_on("keep_logits"):
+        return None
+    return f"outputs/{wildcards.model}/{reference(wildcards.model)}/original/capture.safetensors"
 
 
 def reference_run(wildcards):
     """The run that must be there before others are compared with it as they compute."""
-    first = wildcards.tf_version == REFERENCE_RELEASE
-    return f"{OUT}/{REFERENCE_RELEASE}/infer.ipynb" if COMPARED and not first else []
+    first = reference(wildcards.model)
+    return f"{OUT}/{first}/infer.ipynb" if compared(wildcards) and wildcards.tf_version != first else []
 
 
 def memory(kernel, weights):
@@ -167,7 +209,7 @@ REPORT = f"{RUN} && {HTML} {{output.notebook}}"
 
 # These need a network, or are over in seconds.
 localrules:
-    all, evaluation, compat, docs, prepare, kernel, layer, engine, download, hotfix, datasets,
+    all, evaluation, compat, docs, prepare, kernel, layer, engine, download, reference, hotfix, datasets,
     summary, evaluation_report, compat_report, family, html, index,
 
 
@@ -200,7 +242,8 @@ rule compat:
 
 
 # What this project publishes: the built-in model on all locked releases, and the pages of the first and the last of them.
-SHOWN = [f"{release}/{name}.html" for release in (REFERENCE_RELEASE, available()[-1]) for name in ("infer", "evaluate", "compat")]
+ENDS = (Reference().tf_version, available()[-1])
+SHOWN = [f"{release}/{name}.html" for release in ENDS for name in ("infer", "evaluate", "compat")]
 
 
 rule docs:
@@ -219,8 +262,8 @@ rule docs:
 
 rule prepare:
     input:
-        of_releases(marker("{tf_version}")),
-        of_releases(marker("{tf_version}", "evaluation")),
+        lambda wildcards: map(marker, every_release()),
+        lambda wildcards: [marker(release, "evaluation") for release in every_release()],
         [marker(release, engine="vllm") for release in VLLM],
         DATASETS,
         # Where weights are not kept, they come and go with the runs.
@@ -267,6 +310,29 @@ rule download:
         " && cp outputs/{wildcards.model}/original/download.json {output.record}"
 
 
+if REFERENCE == "auto":
+
+    # What runs there are depends on it.
+    checkpoint reference:
+        input:
+            f"{OUT}/original.json",
+            folder(f"{OUT}/original"),
+        output:
+            f"{OUT}/reference.json",
+        shell:
+            "opensci reference --src_dir outputs/{wildcards.model}/original --json {output}"
+
+else:
+
+    rule reference:
+        output:
+            f"{OUT}/reference.json",
+        params:
+            named=quote(json.dumps(asdict(Reference(REFERENCE)))),
+        shell:
+            "echo {params.named} > {output}"
+
+
 rule hotfix:
     input:
         f"{OUT}/original.json",
@@ -286,10 +352,11 @@ rule hotfix:
 rule infer:
     input:
         reference_run,
+        ancient(f"{OUT}/reference.json"),
         notebook="notebooks/infer.ipynb",
         kernel=marker("{tf_version}"),
         model=f"{OUT}/original.json",
-        records=lambda wildcards: expand(f"{OUT}/{{variant}}.json", variant=runs.variants_on(wildcards.tf_version), allow_missing=True),
+        records=lambda wildcards: expand(f"{OUT}/{{variant}}.json", variant=variants(wildcards), allow_missing=True),
         folders=[folder(f"{OUT}/{variant}") for variant in VARIANTS],
         prompts=[prompt for prompt in config["prompts"] if prompt.endswith(".txt")],
     output:
@@ -297,7 +364,8 @@ rule infer:
     params:
         parameters(
             **THIS_MODEL,
-            reference=lambda wildcards: COMPARED.format(model=wildcards.model) if COMPARED else None,
+            variants=variants,
+            reference=compared,
             **{key: config[key] for key in ("prompts", "prefill_chunk_size", "dtype", "device")},
             **{key: config[key] for key in ("attn_implementation", "max_new_tokens")},
         ),
@@ -307,6 +375,29 @@ rule infer:
         tries=1,
     shell:
         run_or_say("run.json")
+
+
+# After the release's own runs, whose folder it shares.
+rule infer_vllm:
+    input:
+        f"{OUT}/{{tf_version}}/infer.ipynb",
+        notebook="notebooks/infer.ipynb",
+        engine=marker("{tf_version}", engine="vllm"),
+        model=f"{OUT}/original.json",
+        folder=folder(f"{OUT}/fixed"),
+        prompts=[prompt for prompt in config["prompts"] if prompt.endswith(".txt")],
+    output:
+        notebook=f"{OUT}/{{tf_version}}/infer-vllm.ipynb",
+    params:
+        parameters(
+            **THIS_MODEL,
+            **{key: config[key] for key in ("prompts", "dtype", "device", "max_new_tokens")},
+            backend="vllm",
+        ),
+    resources:
+        mem_mb=memory(6000, 4),
+    shell:
+        RUN
 
 
 rule datasets:
@@ -321,16 +412,18 @@ rule datasets:
 rule evaluate:
     input:
         DATASETS,
+        ancient(f"{OUT}/reference.json"),
         notebook="notebooks/evaluate.ipynb",
         layer=marker("{tf_version}", "evaluation"),
         model=f"{OUT}/original.json",
-        records=lambda wildcards: expand(f"{OUT}/{{variant}}.json", variant=runs.variants_on(wildcards.tf_version), allow_missing=True),
+        records=lambda wildcards: expand(f"{OUT}/{{variant}}.json", variant=variants(wildcards), allow_missing=True),
         folders=[folder(f"{OUT}/{variant}") for variant in VARIANTS],
     output:
         notebook=f"{OUT}/{{tf_version}}/evaluate.ipynb",
     params:
         parameters(
             **THIS_MODEL,
+            variants=variants,
             **{key: config[key] for key in ("tasks", "num_fewshot", "limit", "batch_size", "too_long", "dtype", "device")},
         ),
     resources:
@@ -360,8 +453,9 @@ rule evaluate_vllm:
         ),
     resources:
         mem_mb=memory(6000, 2),
+        gpu=0,  # as many processes share the model
     shell:
-        RUN
+        f"{RUN} -p tensor_parallel_size {{resources.gpu}}"
 
 
 rule compat_reference:
@@ -369,7 +463,8 @@ rule compat_reference:
         glob("opensci_lib/compat/**/*.py", recursive=True),
         "opensci_lib/runs/trace.py",
         folder(f"{OUT}/original"),
-        kernel=marker(REFERENCE_RELEASE),
+        f"{OUT}/reference.json",
+        kernel=lambda wildcards: marker(reference(wildcards.model)),
         model=f"{OUT}/original.json",
     output:
         f"{OUT}/compat.safetensors",
@@ -403,12 +498,14 @@ rule check_compat:
 rule summary:
     input:
         of_releases(f"{OUT}/{{tf_version}}/infer.ipynb"),
+        f"{OUT}/reference.json",
+        expand(f"{OUT}/{{tf_version}}/infer-vllm.ipynb", tf_version=VLLM, allow_missing=True),
         notebook="notebooks/summary.ipynb",
     output:
         multiext(f"{OUT}/", "parity.csv", "positions.csv", "summary.html"),
         notebook=f"{OUT}/summary.ipynb",
     params:
-        parameters(**THIS_REPORT, runs=run_names),
+        parameters(**THIS_REPORT, runs=compared_runs),
     shell:
         REPORT
 
@@ -416,19 +513,21 @@ rule summary:
 rule evaluation_report:
     input:
         of_releases(f"{OUT}/{{tf_version}}/evaluate.ipynb"),
+        f"{OUT}/reference.json",
         expand(f"{OUT}/{{tf_version}}/evaluate-vllm.ipynb", tf_version=VLLM, allow_missing=True),
         notebook="notebooks/evaluation.ipynb",
     output:
         multiext(f"{OUT}/", "evaluation.csv", "changed_items.csv", "evaluation.html"),
         notebook=f"{OUT}/evaluation.ipynb",
     params:
-        parameters(**THIS_REPORT, runs=evaluated_runs),
+        parameters(**THIS_REPORT, runs=compared_runs),
     shell:
         REPORT
 
 
 rule compat_report:
     input:
+        f"{OUT}/reference.json",
         lambda wildcards: expand(f"{OUT}/{{tf_version}}/compat.json", tf_version=checked_releases(wildcards), **wildcards),
         notebook="notebooks/compatibility.ipynb",
     output:

@@ -2,4 +2,5 @@
 
 from opensci_lib.cli import main
 
-main()
+if __name__ == "__main__":  # processes that a command starts read this again
+    main()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -55,8 +58,8 @@ def download(model: str | None, revision: str | None, local_dir: str | None, tas
     if tasks is not None:
         if find_spec("lm_eval") is None:  # outside the layer: as with `infer`, in a kernel environment
             release = kernels.available()[-1]
-            kernels.build(release, "evaluation")
-            sys.exit(kernels.run(release, "-m", "opensci_lib", "download", "--tasks", tasks).returncode)
+            words = ["download", "--tasks", tasks]
+            sys.exit(kernels.run(release, "-m", "opensci_lib", *words, layer="evaluation").returncode)
         from opensci_lib.evaluation import fetch
 
         click.echo(f"Here: {', '.join(fetch(tasks.split(',')))}")
@@ -277,6 +280,29 @@ def prove(src_dir: str, tf_versions: str | None, weights: bool, csv: str | None,
     sys.exit(not proof.is_proven)
 
 
+@main.command(epilog="Example: opensci reference --src_dir model --json reference.json")
+@click.option(
+    "--src_dir", required=True, type=click.Path(), callback=_built_in, help="A model folder, or `miniature`."
+)
+@click.option("--tf_versions", help="The releases to try, with commas; default: all that have a lock file.")
+@click.option("--weights", is_flag=True, help="Try the folder with its own weights, not as a small twin.")
+@click.option("--json", "path", type=click.Path(), help="Also write it to a file.")
+@_with
+def reference(
+    src_dir: str, tf_versions: str | None, weights: bool, path: str | None, packages: tuple[str, ...]
+) -> None:
+    """Find the oldest release on which an unmodified folder loads and repeats itself; its code is run."""
+    from opensci_lib.model_folder import announce
+    from opensci_lib.prove import find_reference
+
+    click.echo(announce(src_dir, "the kernel environments of these releases"), err=True)
+    releases = [word.strip() for word in tf_versions.split(",")] if tf_versions else None
+    found = find_reference(src_dir, releases, weights, packages, report=lambda line: click.echo(line, err=True))
+    if path:
+        found.save(path)
+    click.echo(found.tf_version)
+
+
 @main.command("random-model", epilog="Example: opensci random-model --like model --dst_dir twin --tf_version 4.48.0")
 @click.option("--like", required=True, help="A model folder, a Hub id, or `miniature`; weights are not needed.")
 @click.option("--dst_dir", required=True, type=click.Path(), help="The folder to make.")
@@ -357,6 +383,67 @@ def infer(
     )
     click.echo(f"transformers {transformers.__version__}")
     click.echo(run.completions[0])
+
+
+@main.command(epilog="Example: opensci evaluate --model_path miniature --tf_version 5.23.0 --tasks opensci_facts")
+@_model_path
+@click.option("--tf_version", help="The transformers release; by default the one installed here.")
+@click.option("--tasks", help="Names, open-sci-0.01, YAML files, with commas; default: four without download.")
+@click.option("--num_fewshot", type=click.IntRange(0), help="Examples before each item; default: what the task says.")
+@click.option("--limit", type=click.IntRange(1), help="Score only the first items of each task.")
+@click.option("--batch_size", default=8, show_default=True, type=click.IntRange(1), help="Halved where memory ends.")
+@click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16 or float16.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, …; vLLM has its own.")
+@click.option("--too_long", default="refuse", show_default=True, help="refuse, truncate or skip such items.")
+@click.option("--backend", default="hf", show_default=True, type=click.Choice(["hf", "vllm"]), help="What runs it.")
+@click.option(
+    "--tensor_parallel_size", type=click.IntRange(1), help="Processes of vLLM that share it; default: one a GPU."
+)
+@click.option("--output_dir", type=click.Path(), help="Keep every item here, and go on with a run broken off.")
+@click.option("--json", "as_json", is_flag=True, help="Print what eval.json holds: settings, versions, scores.")
+def evaluate(
+    tf_version: str | None,
+    model_path: str,
+    tasks: str | None,
+    output_dir: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Score a model folder by lm-evaluation-harness and print its scores; its own code is run."""
+    if tf_version is not None:
+        from opensci_lib import kernels
+
+        engine = "vllm" if options["backend"] == "vllm" else "transformers"
+        named = {"model_path": model_path, "tasks": tasks, "output_dir": output_dir, **options}
+        words = [word for name, value in named.items() if value is not None for word in (f"--{name}", value)]
+        words += ["--json"] if as_json else []
+        done = kernels.run(tf_version, "-m", "opensci_lib", "evaluate", *words, layer="evaluation", engine=engine)
+        sys.exit(done.returncode)
+    if find_spec("transformers") is None:
+        raise OpensciError("transformers is not installed in this environment: give a release with --tf_version.")
+
+    from importlib.metadata import version
+
+    from opensci_lib import shim
+    from opensci_lib.evaluation import evaluate
+    from opensci_lib.model_folder import announce
+    from opensci_lib.reports.scores import Evaluation, stated
+    from opensci_lib.scratch import scratch
+
+    release = version("transformers")
+    click.echo(announce(model_path, f"transformers {release}"), err=True)
+    if release.startswith("4."):
+        shim.apply()  # as in `infer`
+    # What libraries and their processes print, until they end, goes to standard error: here is the answer alone.
+    with (
+        os.fdopen(os.dup(1), "w", encoding="utf-8") as answer,
+        nullcontext(Path(output_dir)) if output_dir else scratch() as output,
+    ):
+        os.dup2(2, 1)
+        output.mkdir(parents=True, exist_ok=True)
+        results = evaluate(model_path, output, tasks.split(",") if tasks else None, **options)
+        scores = stated([Evaluation(output, release, options["backend"])])
+        click.echo(json.dumps(results, indent=2) if as_json else scores.to_string(index=False), file=answer)
 
 
 @main.command(epilog="Example: opensci doctor")

@@ -10,6 +10,7 @@ import errno
 import glob
 import hashlib
 import json
+import math
 import os
 import re
 import secrets
@@ -45,6 +46,9 @@ _LONGEST = {".py": 2**20, ".json": 2**23}
 _REFERENCE = re.compile(r"(\w[\w-]*)\.(\w+)")
 _ROWS = 4096  # of a matrix that are compared at once
 _SHARD = re.compile(r"[^./\0][^/\0]*\.safetensors")
+#: What configurations call the number of heads of queries, and that of keys and values.
+HEAD_COUNTS = ("num_attention_heads", "num_heads", "n_head", "n_heads")
+KEY_HEAD_COUNTS = ("num_key_value_heads", "n_head_kv", "num_kv_heads", "multi_query_group_num")
 
 
 def check_model_folder(path: Path | str, tokenizer: bool = True) -> Path:
@@ -77,6 +81,27 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not _is_there(folder / "config.json"):
         raise OpensciError(f"{folder} is no model folder: it has no config.json.")
     return read_settings(folder / "config.json")
+
+
+def check_processes(config: dict[str, Any], count: int) -> None:
+    """Make sure that processes can share a model: each holds whole heads, of queries and of keys and values.
+
+    Raises:
+        OpensciError: when their number does not divide both; where config.json names neither, there is no telling.
+
+    """
+    heads, key_heads = (
+        next((config[name] for name in names if isinstance(config.get(name), int)), 0)
+        for names in (HEAD_COUNTS, KEY_HEAD_COUNTS)
+    )
+    key_heads = key_heads or heads
+    common = math.gcd(heads, key_heads)
+    if common % count:
+        fitting = ", ".join(str(number) for number in range(1, common + 1) if common % number == 0)
+        raise OpensciError(
+            f"{count} processes can't share {heads} heads and {key_heads} key-value heads, as each holds whole ones: "
+            f"take one of {fitting}."
+        )
 
 
 def announce(path: Path | str, where: str) -> str:

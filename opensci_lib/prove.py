@@ -24,6 +24,7 @@ from opensci_lib.hotfix import hotfix
 from opensci_lib.model_folder import code_digest, read_config
 from opensci_lib.runs import ascending
 from opensci_lib.runs.logits import abs_diff, same_bits
+from opensci_lib.runs.reference import Reference
 
 _WORK = """
 import json, sys
@@ -169,7 +170,7 @@ def prove(
     with tempfile.TemporaryDirectory(prefix="opensci-prove-") as place:
         work = Path(place)
         original = source if weights else work / "original"
-        first = _reference(source, original, releases, work, packages, report)
+        first, _ = _reference(source, original, releases, work, packages, report)
         applied, fixed = [], original
         if config.get("auto_map"):
             outcome = hotfix(original, work / "fixed")
@@ -185,6 +186,26 @@ def prove(
         return Proof(first.tf_version, first, outcomes, code_digest(fixed), applied)
 
 
+def find_reference(
+    src_dir: Path | str,
+    tf_versions: list[str] | None = None,
+    weights: bool = False,
+    packages: Sequence[str] = (),
+    report: Callable[[str], None] = print,
+) -> Reference:
+    """Return the oldest release under which the unmodified folder loads, holds its checkpoint and repeats itself.
+
+    The arguments and errors are those of `prove`, which looks for it in the same way.
+    """
+    source = Path(src_dir).absolute()
+    read_config(source)
+    releases = ascending(tf_versions or kernels.available())
+    with tempfile.TemporaryDirectory(prefix="opensci-reference-") as place:
+        original = source if weights else Path(place) / "original"
+        first, failed = _reference(source, original, releases, Path(place), packages, report)
+    return Reference(first.tf_version, True, failed)
+
+
 def _reference(
     source: Path,
     original: Path,
@@ -192,8 +213,11 @@ def _reference(
     work: Path,
     packages: Sequence[str],
     report: Callable[[str], None],
-) -> Outcome:
-    """Return what the unmodified folder computes on the first release that can; make the twin there."""
+) -> tuple[Outcome, dict[str, str]]:
+    """Return what the unmodified folder computes on the first release that can, and what it fails of before.
+
+    The twin is made there.
+    """
     said: dict[str, str] = {}
     for release in releases:
         like = source if source != original else None
@@ -201,7 +225,7 @@ def _reference(
         wrong = [found.faults.get(name, "not checked") for name in _BASIC]
         if not any(wrong):
             report(f"{release}: the reference, the first release on which the unmodified folder repeats itself")
-            return found
+            return found, said
         said[release] = next(what for what in wrong if what)
         if said[release].startswith(LACKING):
             raise OpensciError(f"{source}: {said[release]}.")

@@ -16,19 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from opensci_lib.errors import OpensciError
-from opensci_lib.model_folder import appearing, code_files, read_config, write_json
+from opensci_lib.model_folder import HEAD_COUNTS, KEY_HEAD_COUNTS, appearing, code_files, read_config, write_json
 
 LAYERS, HEADS, HEAD_SIZE = 2, 4, 16
 WIDTH = HEADS * HEAD_SIZE
 VOCABULARY, POSITIONS = 512, 256
 _LARGEST = 20_000_000  # parameters
 _LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
-_HEADS = ("num_attention_heads", "num_heads", "n_head", "n_heads")
-_KEY_HEADS = ("num_key_value_heads", "n_head_kv", "num_kv_heads", "multi_query_group_num")
 #: What configurations call a size, and what it becomes where it is larger.
 _SIZES = (
     (_LAYERS, LAYERS),
-    (_HEADS, HEADS),
+    (HEAD_COUNTS, HEADS),
     (("num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts"), 4),
     (("num_experts_per_tok", "moe_top_k", "n_group"), 2),
     (("n_shared_experts", "num_shared_experts", "topk_group", "first_k_dense_replace"), 1),
@@ -129,13 +127,13 @@ def shrunk(config: dict[str, Any]) -> dict[str, Any]:
     """
     small: dict[str, Any] = {}
     layers = next((config[name] for name in _LAYERS if isinstance(config.get(name), int)), None)
-    heads = next((config[name] for name in _HEADS if isinstance(config.get(name), int)), None)
+    heads = next((config[name] for name in HEAD_COUNTS if isinstance(config.get(name), int)), None)
     for name, value in config.items():
         if isinstance(value, bool) or value is None:
             continue
         if isinstance(value, int) and name in _LIMITS:
             small[name] = min(value, _LIMITS[name])
-        elif isinstance(value, int) and name in _KEY_HEADS and heads is not None:
+        elif isinstance(value, int) and name in KEY_HEAD_COUNTS and heads is not None:
             small[name] = HEADS if value == heads else min(value, HEADS // 2)
         elif isinstance(value, int) and name.endswith("_token_id"):
             small[name] = value if value < VOCABULARY else VOCABULARY - 1

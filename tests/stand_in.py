@@ -35,10 +35,10 @@ class StandIn:
             monkeypatch.setattr(project, folder, place / "environments")
         monkeypatch.setattr(project, "kernelspecs", lambda: place / "kernels")
 
-    def add(self, release: str, shell: str) -> None:
-        """Add a locked release."""
-        (self._place / "environments" / f"transformers-{release}.txt").touch()
-        (self._place / f"transformers-{release}.sh").write_text(shell)
+    def add(self, release: str, shell: str, engine: str = "transformers") -> None:
+        """Add a locked release, or an engine that is locked with it."""
+        (self._place / "environments" / f"{engine}-{release}.txt").touch()
+        (self._place / f"{engine}-{release}.sh").write_text(shell)
 
     @property
     def calls(self) -> list[str]:

@@ -57,3 +57,41 @@ def test_the_doctor_misses_uv(tmp_path, monkeypatch):
     code, found, output = diagnosed()
     assert (code, found["uv"]) == (1, "not found; it builds the kernel environments")
     assert "→ pip install uv" in output
+
+
+SCORED = ["evaluate", "--model_path", "folder", "--tf_version", "5.2.0"]
+
+
+def test_an_evaluation_runs_where_its_engine_is(tmp_path, monkeypatch, capfd):
+    stand_in = StandIn(tmp_path, monkeypatch)
+    stand_in.add("5.2.0", 'echo "hf: $*"; exit 3')
+    stand_in.add("5.2.0", 'echo "vllm $VLLM_NO_USAGE_STATS: $*"', engine="vllm")
+    options = ["--tasks", "a,b.yaml", "--limit", "3", "--output_dir", "out", "--json"]
+    assert CliRunner().invoke(main, [*SCORED, *options]).exit_code == 3
+    assert (tmp_path / "environments/transformers-5.2.0/evaluation.json").exists()
+    assert CliRunner().invoke(main, [*SCORED, "--backend", "vllm", "--tensor_parallel_size", "2"]).exit_code == 0
+    asked = [line for line in capfd.readouterr().out.splitlines() if "evaluate" in line]
+    shared = "-m opensci_lib evaluate --model_path folder"
+    rest = "--batch_size 8 --dtype auto --device auto --too_long refuse"
+    assert asked == [
+        f"hf: {shared} --tasks a,b.yaml --output_dir out --limit 3 {rest} --backend hf --json",
+        f"vllm 1: {shared} --backend vllm --tensor_parallel_size 2 {rest}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "sentence"),
+    [
+        (["--backend", "vllm"], 1, "vLLM has no lock file with transformers 5.2.0: take 5.19.0, or try"),
+        (["--backend", "sglang"], 2, "'sglang' is not one of 'hf', 'vllm'."),
+        (["--tensor_parallel_size", "0"], 2, "0 is not in the range x>=1."),
+    ],
+)
+def test_an_evaluation_that_nothing_can_run_is_refused(tmp_path, monkeypatch, options, code, sentence):
+    stand_in = StandIn(tmp_path, monkeypatch)
+    stand_in.add("5.2.0", "")
+    stand_in.add("5.19.0", "")
+    stand_in.add("5.19.0", "", engine="vllm")
+    result = CliRunner().invoke(main, [*SCORED, *options])
+    assert (result.exit_code, stand_in.calls) == (code, [])
+    assert sentence in result.output

@@ -37,6 +37,9 @@ ELSEWHERE = {
         "test_slurm.py::test_a_killed_job_is_run_again_and_nothing_else_is"
     ),
     "opensci check --model_path DIR --tf_version V": "test_check.py::test_each_fault_is_found_by_its_check",
+    "opensci evaluate --model_path DIR --tf_version V": (
+        "test_evaluate.py::test_the_command_prints_the_scores_and_keeps_the_items"
+    ),
     "opensci prove --src_dir DIR": "test_prove.py::test_the_miniature_is_proven",
     "opensci bisect --model_path DIR": "test_bisect.py::test_the_miniature_as_published_stops_loading",
     "opensci publish --src_dir FIXED --dry_run": (

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from safetensors.numpy import save_file
@@ -413,6 +414,58 @@ jobs, reference, output = sys.argv[1:]
 results = {name: compat.check(folder, reference, **options) for name, (folder, options) in json.loads(jobs).items()}
 compat.save(results, output)
 """
+
+
+_LACKING = """
+import json, sys
+from pathlib import Path
+from safetensors import SafetensorError
+from opensci_lib.compat.case import Case
+from opensci_lib.compat.reference import _noted, made_under
+
+lacking = {}
+with _noted("trace long", lacking):
+    raise TypeError("no 'device'")
+with _noted("trace short", lacking):
+    pass
+case, path = Case(Path(), Path(), reference=Path(sys.argv[1])), sys.argv[1]
+asked = ["trace long", "trace long text", "float32 sdpa static cache 0", "float32 sdpa no cache 0", "other"]
+found = {}
+for name in asked:
+    try:
+        found[name] = case.reference(name) is not None
+    except SafetensorError:
+        found[name] = "unknown"
+print(json.dumps([lacking, found, made_under(path)]))
+"""
+
+
+@pytest.mark.kernel
+def test_what_the_reference_itself_fails_of_has_none(tmp_path):
+    path, one = tmp_path / "compat.safetensors", np.ones(1)
+    lacking = json.dumps({"trace long": "TypeError: x", "float32 sdpa static cache": "TypeError: y"})
+    held = {"trace long text": one, "float32 sdpa no cache 0": one}
+    save_file(held, path, {"tf_version": "4.53.3", "lacking": lacking})
+    done = kernels.run("4.48.0", "-c", _LACKING, path, capture_output=True, text=True)
+    said, answer = done.stdout.splitlines()
+    assert said == "The reference has no trace long (TypeError: no 'device')."
+    assert json.loads(answer) == [
+        {"trace long": "TypeError: no 'device'"},
+        {
+            "trace long": False, "trace long text": True, "float32 sdpa static cache 0": False,
+            "float32 sdpa no cache 0": True, "other": "unknown",
+        },
+        "4.53.3",
+    ]  # fmt: skip
+
+
+@pytest.mark.kernel
+def test_features_are_named_after_the_reference():
+    script = "from opensci_lib import compat\nfor it in compat.all_features('4.53.3'): print(it.title)"
+    titles = kernels.run("4.48.0", "-c", script, capture_output=True, text=True).stdout.splitlines()
+    assert "logits: float32, SDPA, as on 4.53.3" in titles
+    assert not [title for title in titles if "{" in title or "4.48" in title]
+    assert len(titles) == len({*titles}) > 100
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import pytest
 
 from opensci_lib import kernels
 from opensci_lib.errors import OpensciError
-from opensci_lib.evaluation import evaluate, fetch, items, merged, shots, tasks
+from opensci_lib.evaluation import evaluate, fetch, items, merged, shots, tasks, vllm
 from opensci_lib.evaluation.harness import Harness
 from opensci_lib.evaluation.tasks.__main__ import write
 from tests import tiny
@@ -454,10 +454,21 @@ def test_an_unknown_choice_for_long_items_is_refused_before_anything_is_done(har
 
 def test_another_backend_is_asked_for_and_told(harness, model, output):
     assert evaluate(model, output, ["b"], harness=harness, backend="vllm")["run"]["backend"] == "vllm"
-    assert harness.calls[1] == ("model", model, "auto", "auto", 8, "refuse", "vllm")
+    assert harness.calls[1] == ("model", model, "auto", "auto", 8, "refuse", "vllm", None)
+    as_before = evaluate(model, output, ["b"], harness=harness, backend="vllm", tensor_parallel_size=0)["run"]
+    assert as_before["tensor_parallel_size"] is None
+    shared = evaluate(model, output, ["b"], harness=harness, backend="vllm", tensor_parallel_size=2)["run"]
+    assert (shared["backend"], shared["tensor_parallel_size"]) == ("vllm", 2)
+    assert harness.calls[7] == ("model", model, "auto", "auto", 8, "refuse", "vllm", 2)
     with pytest.raises(OpensciError) as refused:
         evaluate(model, output, ["b"], harness=harness, backend="sglang")
     assert refused.value.message == "Unknown backend 'sglang': choose one of hf, vllm."
+    with pytest.raises(OpensciError) as refused:
+        evaluate(model, output, ["b"], harness=harness, tensor_parallel_size=2)
+    assert refused.value.message == (
+        "tensor_parallel_size is about vLLM's processes: take the backend vllm, or leave it out."
+    )
+    assert len(harness.calls) == 9
 
 
 def test_with_the_number_of_examples_of_a_group_it_is_computed_again(harness, model, output):
@@ -573,6 +584,14 @@ def test_without_the_harness_there_is_a_sentence():
         Harness()
     assert refused.value.message == (
         "lm-eval is not installed in this kernel: add it with `opensci kernels build --layer evaluation`."
+    )
+
+
+def test_without_vllm_there_is_a_sentence(model):
+    with pytest.raises(OpensciError) as refused:
+        vllm.model(model, "auto", 8, "refuse")
+    assert refused.value.message == (
+        "vLLM is not installed here: take the kernel of vLLM, or name its release (tf_version)."
     )
 
 
@@ -933,4 +952,40 @@ def test_downloading_data_of_an_unknown_task_gets_a_sentence():
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("Error: There is no task 'no_such_task'")
+    assert "Traceback" not in done.stderr
+
+
+# The command
+
+
+def command(folder, *options):
+    words = ["evaluate", "--model_path", folder, "--tf_version", RELEASE, *options]
+    return subprocess.run(
+        [sys.executable, "-m", "opensci_lib", *map(str, words)], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.kernel
+def test_the_command_prints_the_scores_and_keeps_the_items(variant_folder, tmp_path):
+    options = ["--tasks", "opensci_facts,opensci_prose", "--limit", "4", "--output_dir", tmp_path]
+    done = command(variant_folder("fixed"), *options)
+    assert done.returncode == 0, done.stderr
+    head, *rows = map(str.split, done.stdout.splitlines())
+    assert head == ["task", "metric", f"{RELEASE}/hf"]
+    stated = {(task, metric): float(score) for task, metric, score in rows}
+    results = json.loads((tmp_path / "eval.json").read_text())["results"]
+    facts = pd.read_parquet(tmp_path / "samples.parquet").query("task == 'opensci_facts'")
+    assert len(facts) == 4
+    assert stated["opensci_facts", "acc"] == results["opensci_facts"]["acc,none"] == facts["correct"].mean()
+    bits = results["opensci_prose"]["bits_per_byte,none"]
+    assert stated["opensci_prose", "bits_per_byte"] == pytest.approx(bits, rel=1e-4)
+    assert len(pd.read_parquet(tmp_path / "positions.parquet")) > 100
+
+
+@pytest.mark.kernel
+def test_the_command_knows_no_such_task(variant_folder):
+    done = command(variant_folder("fixed"), "--tasks", "opensci_facs")
+    assert (done.returncode, done.stdout) == (1, "")
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith("Error: There is no task 'opensci_facs': give one of opensci_facts, opensci_cloze, ")
     assert "Traceback" not in done.stderr

@@ -13,6 +13,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
 
 from opensci_lib.reports import figures, findings
+from opensci_lib.runs.capture import CaptureWriter
 from tests.hand_made import STAGES, make_run, tensors
 
 NAN, INF = float("nan"), float("inf")
@@ -79,6 +80,23 @@ def test_top_tokens_are_bars_in_their_order():
     assert bars == [(4.5, 0, BLUE), (1.25, 1, "#999999"), (0.00004, 2, "#999999")]
     assert [text.get_text() for text in axes.texts] == ["4.5", "1.25", "4e-05"]
     assert axes.yaxis_inverted()
+
+
+def test_log_probabilities_are_bars_where_an_engine_tells_no_logits():
+    best = [{"token": " Paris", "logprob": -0.5}, {"token": "?", "logprob": -2.0}]
+    title, [axes] = draw(figures.top_tokens({"vllm": best}))
+    assert title == "' Paris' leads '?' by 1.5 logits"
+    assert [bar.get_width() for bar in axes.patches] == [-0.5, -2.0]
+    assert axes.get_xlabel() == "log-probability (nats) of the next token"
+
+
+def test_surprisal_needs_no_logits(tmp_path):
+    run = make_run(tmp_path, "5.19.0", "vllm")
+    with CaptureWriter(run.path / "capture.safetensors", ["A"]) as writer:
+        writer.add("0.surprisal", np.array([1.0, 2.0]))
+    title, [axes] = draw(figures.surprisal({"vllm": run.capture}, 0))
+    assert title == "The model spends 1.5 nats a token"
+    assert lines(axes, ".") == [("#009e73", [1, 2], [1.0, 2.0])]
 
 
 def test_surprisal_is_drawn_at_the_position_of_the_token(tmp_path):

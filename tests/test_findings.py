@@ -586,9 +586,10 @@ def test_equal_runs_of_a_variant_share_a_row():
         ("5.10.4", "fixed", "facts", True), ("5.10.4", "fixed", "prose", False),
         ("5.11.0", "fixed", "facts", True), ("5.11.0", "fixed", "prose", True),
         ("5.9.0", "minimal", "facts", False), ("5.10.4", "minimal", "facts", True),
-        ("5.11.0", "minimal", "facts", False),
+        ("5.11.0", "minimal", "facts", False), ("5.9.0", "vllm", "facts", False),
     )  # fmt: skip
     assert findings.score_rows(table) == {
+        ("5.9.0", "vllm"): "vllm 5.9.0",
         ("5.9.0", "minimal"): "minimal 5.9.0", ("5.9.0", "fixed"): "fixed, 2 releases",
         ("5.10.4", "minimal"): "minimal 5.10.4", ("5.10.4", "fixed"): "fixed 5.10.4",
         ("5.11.0", "minimal"): "minimal 5.11.0", ("5.11.0", "fixed"): "fixed, 2 releases",

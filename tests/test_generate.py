@@ -170,6 +170,21 @@ def test_a_record_that_can_not_be_written_leaves_the_old_one(tmp_path):
 # Loading, and all of it together
 
 
+def test_processes_that_cannot_share_the_heads_are_refused_before_anything_is_loaded(tmp_path, monkeypatch):
+    folder = tiny.write(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_attention_heads": 6, "num_key_value_heads": 3}))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(OpensciError) as refused:
+        load(folder, tp_plan="auto")
+    assert refused.value.message == (
+        "2 processes can't share 6 heads and 3 key-value heads, as each holds whole ones: take one of 1, 3."
+    )
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(ImportError, match="torch"):  # of which there is none here: it would be loaded
+        load(folder, tp_plan="auto")
+
+
 def test_an_unknown_dtype_gets_a_sentence(tmp_path):
     with pytest.raises(OpensciError) as refused:
         load(tiny.write(tmp_path / "tiny"), dtype="int8")

@@ -74,6 +74,11 @@ def test_the_verdict_stands_first_and_then_the_picture(page):
     )
 
 
+def test_the_releases_say_what_they_are_held_against(page):
+    assert page.h2.find_next_sibling("p").get_text() == "The reference is the original on 4.48.0."
+    assert page.caption.get_text().startswith("Logits of each folder against the original on 4.48.0; ")
+
+
 def test_a_card_tells_the_finding_of_each_report_that_is_there(page):
     cards = {card["href"]: card.get_text("|") for card in page.select(".cards a")}
     assert list(cards) == ["summary.html", "compatibility.html"]

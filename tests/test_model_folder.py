@@ -18,6 +18,7 @@ from opensci_lib.model_folder import (
     announce,
     appearing,
     check_model_folder,
+    check_processes,
     code_files,
     files,
     follow_umask,
@@ -227,6 +228,46 @@ def test_a_configuration_that_cannot_be_read(folder, content, sentence):
 def test_the_configuration_is_read_as_utf_8(folder):
     (folder / "config.json").write_bytes('{"name": "größer"}'.encode())
     assert read_config(folder) == {"name": "größer"}
+
+
+@pytest.mark.parametrize(
+    ("config", "count", "sentence"),
+    [
+        ({"num_attention_heads": 32, "num_key_value_heads": 32}, 4, None),
+        ({"num_attention_heads": 32, "num_key_value_heads": 8}, 8, None),
+        ({"num_attention_heads": 12}, 6, None),
+        ({"n_head": 12, "n_head_kv": None}, 6, None),
+        ({"hidden_size": 5}, 2, None),
+        (
+            {"num_attention_heads": 32, "num_key_value_heads": 32},
+            3,
+            "3 processes can't share 32 heads and 32 key-value heads, as each holds whole ones: "
+            "take one of 1, 2, 4, 8, 16, 32.",
+        ),
+        (
+            {"num_attention_heads": 32, "num_key_value_heads": 2},
+            4,
+            "4 processes can't share 32 heads and 2 key-value heads, as each holds whole ones: take one of 1, 2.",
+        ),
+        (
+            {"n_head": 9, "n_head_kv": 6},
+            2,
+            "2 processes can't share 9 heads and 6 key-value heads, as each holds whole ones: take one of 1, 3.",
+        ),
+        (
+            {"num_attention_heads": 7},
+            2,
+            "2 processes can't share 7 heads and 7 key-value heads, as each holds whole ones: take one of 1, 7.",
+        ),
+    ],
+)
+def test_processes_that_share_a_model_hold_whole_heads(config, count, sentence):
+    if sentence is None:
+        check_processes(config, count)
+        return
+    with pytest.raises(OpensciError) as refused:
+        check_processes(config, count)
+    assert refused.value.message == sentence
 
 
 def test_code_files_are_those_of_auto_map_in_its_order_and_once():

@@ -3,16 +3,21 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
 import pytest
+from snakemake_executor_plugin_slurm.utils import set_gres_string
 
+from opensci_lib import kernels
 from opensci_lib.reports import figures, findings
 from opensci_lib.reports.compare import parity
+from opensci_lib.runs.capture import CaptureWriter
 from tests.hand_made import make_run, tensors
 from tests.notebook import tables, titles
 
@@ -46,6 +51,29 @@ def test_the_command_line_changes_releases_and_model():
     assert "5.23.0" not in planned
 
 
+def test_what_is_older_than_the_reference_is_left_out_with_a_sentence():
+    config = ["--config", "models=org/name", "reference=4.53.3", 'tf_versions=["4.48.0","4.49.0","5.12.1"]']
+    done = call("snakemake", "--summary", *config)
+    assert "outputs/org--name/4.53.3/infer.ipynb" in done.stdout
+    assert "outputs/org--name/5.12.1/infer.ipynb" in done.stdout
+    assert "outputs/org--name/4.4" not in done.stdout
+    said = "org--name: 4.48.0, 4.49.0 left out, as older than the reference, 4.53.3."
+    assert done.stderr.count(said) == 1
+
+
+def test_a_reference_that_is_to_be_found_comes_before_the_runs():
+    done = call("snakemake", "--dry-run", "--config", "models=org/name", "reference=auto", "compat=false")
+    assert done.returncode == 0, done.stderr
+    assert "opensci reference --src_dir outputs/org--name/original" in done.stdout
+    assert "infer.ipynb" not in done.stdout
+
+
+def test_a_reference_that_is_none_is_refused():
+    done = call("snakemake", "--dry-run", "--config", "reference=newest")
+    assert done.returncode == 1
+    assert "reference is 'newest': say auto, or a release, such as 4.48.0." in done.stdout + done.stderr
+
+
 def test_switches_are_words_on_the_command_line():
     planned = call(
         "snakemake", "--summary", "--config", "models=org/name", "compat=false", "keep_weights=false"
@@ -53,6 +81,20 @@ def test_switches_are_words_on_the_command_line():
     assert "outputs/org--name/5.23.0/infer.ipynb" in planned
     assert "compat" not in planned
     assert "outputs/org--name/fixed\t" in planned  # the folder is an output of its own, to be removed
+
+
+@pytest.mark.parametrize(
+    ("options", "gpus"),
+    [(["--workflow-profile", "profiles/slurm"], 1), (["--set-resources", "evaluate_vllm:gpu=4"], 4)],
+)
+def test_the_gpus_of_a_job_are_as_many_processes_of_vllm(options, gpus):
+    options = [*options, "--config", "backends=[vllm]", "tf_versions=[]"]
+    planned = call("snakemake", "evaluation", "--dry-run", "--forceall", *options).stdout
+    [job] = [job for job in planned.split("\n\n") if "\nrule evaluate_vllm:" in job]
+    assert f"output: outputs/miniature/{kernels.available('vllm')[-1]}/evaluate-vllm.ipynb" in job
+    assert re.search(r"resources: .*\bgpu=(\d+)", job)[1] == str(gpus)
+    assert job.rstrip().endswith(f"-p tensor_parallel_size {gpus}")
+    assert set_gres_string(SimpleNamespace(resources={"gpu": gpus})) == f" --gpus={gpus}"
 
 
 def _hand_made_results(outputs):
@@ -80,6 +122,27 @@ def _hand_made_results(outputs):
     record = {"variant": "minimal", "versions": {"transformers": "5.10.0"}, "error": "It does not load."}
     (failed / "run.json").write_text(json.dumps(record))
     return outputs
+
+
+def test_the_summary_shows_another_engine_where_it_ran(tmp_path):
+    results, out = _hand_made_results(tmp_path / "results"), tmp_path / "summary.ipynb"
+    run = make_run(results, "5.19.0", "vllm", prompts=({}, tensors(5)))
+    with CaptureWriter(run.path / "capture.safetensors", run.record["prompts"]) as writer:
+        for prompt, of in enumerate((tensors(), tensors(5))):
+            best = np.argsort(-of["logits"], axis=1)
+            writer.add(f"{prompt}.token_ids", of["token_ids"])
+            writer.add(f"{prompt}.surprisal", of["surprisal"] + 0.25 * prompt)
+            writer.add(f"{prompt}.top_ids", best)
+            writer.add(f"{prompt}.top_logprobs", np.zeros(best.shape))
+    done = call("papermill", "notebooks/summary.ipynb", out, "-p", "output_dir", results)
+    assert done.returncode == 0, done.stderr
+    page = json.dumps(json.loads(out.read_text()), ensure_ascii=False)
+    said = "**vllm** on 5.19.0 moves no log-probability of a prompt's token by more than 0.25 nats"
+    assert said in page
+    assert "Largest change of a log-probability: fixed 0.25 nats" in page
+    assert (results / "answers.csv").exists()
+    with (results / "parity.csv").open() as file:  # it has no logits to compare
+        assert "vllm" not in {row["variant"] for row in csv.DictReader(file)}
 
 
 def test_the_summary_says_what_the_captures_say(tmp_path):

@@ -14,7 +14,8 @@ from opensci_lib.cli import main
 from opensci_lib.errors import OpensciError
 from opensci_lib.hotfix import hotfix, proofs
 from opensci_lib.model_folder import code_digest
-from opensci_lib.prove import Outcome, Proof, prove
+from opensci_lib.prove import Outcome, Proof, find_reference, prove
+from opensci_lib.runs.reference import Reference, reference_of
 from opensci_lib.twin import shrunk
 from tests import tiny
 from tests.hotfix.folder import MODELING, make_folder
@@ -110,6 +111,21 @@ def test_the_reference_is_the_first_release_that_repeats_itself(releases, tmp_pa
     assert stand_in.calls == ["4.48.0", "4.49.0", "4.57.6", "4.57.6", "5.10.0"]
     # what the reference chose is asked for on all others
     assert (tmp_path / "attention").read_text().split() == ["eager", "eager"]
+
+
+def test_a_reference_is_found_without_a_proof(releases, tmp_path):
+    stand_in = releases(
+        r4_48_0=({"loads": "ImportError: later"}, LOGITS), r4_57_6=(FINE, LOGITS), r5_10_0=(FINE, LOGITS)
+    )
+    folder = make_folder(tmp_path / "tiny")
+    assert find_reference(folder, weights=True, report=silent) == Reference(
+        "4.57.6", found=True, failed={"4.48.0": "ImportError: later"}
+    )
+    assert stand_in.calls == ["4.48.0", "4.57.6"]
+    command = ["reference", "--src_dir", str(folder), "--weights", "--tf_versions", "5.10.0"]
+    said = CliRunner().invoke(main, [*command, "--json", str(tmp_path / "reference.json")])
+    assert (said.exit_code, said.stdout) == (0, "5.10.0\n")
+    assert reference_of(tmp_path) == Reference("5.10.0", found=True)
 
 
 def test_a_folder_without_a_reference_is_refused(releases, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 from opensci_lib import compat, project, runs
 from opensci_lib.errors import OpensciError
 from opensci_lib.runs import failure
+from opensci_lib.runs.reference import Reference, reference_of
 
 
 @pytest.fixture
@@ -19,8 +20,8 @@ def outputs(tmp_path, monkeypatch):
 
 
 def test_the_reference_is_a_run_that_takes_place():
-    assert runs.REFERENCE == "4.48.0/original"
-    assert runs.REFERENCE in runs.names([runs.REFERENCE_RELEASE])
+    assert Reference().run == "4.48.0/original"
+    assert Reference().run in runs.names([runs.REFERENCE_RELEASE])
 
 
 def test_releases_are_numbers_and_come_once():
@@ -35,6 +36,43 @@ def test_the_original_runs_on_4_and_minimal_on_5_and_fixed_on_all():
     assert runs.names(["4.48.0", "5.2.0", "5.2.0", "4.57.6"]) == [
         "4.48.0/original", "4.48.0/fixed", "5.2.0/minimal", "5.2.0/fixed", "4.57.6/original", "4.57.6/fixed",
     ]  # fmt: skip
+
+
+def test_the_original_runs_on_a_reference_of_5_too_and_minimal_on_others():
+    assert runs.names(["5.0.0", "5.2.0"], reference="5.0.0") == [
+        "5.0.0/original", "5.0.0/fixed", "5.2.0/minimal", "5.2.0/fixed",
+    ]  # fmt: skip
+
+
+def test_what_is_older_than_the_reference_is_left_out():
+    assert runs.since("4.53.3", ["5.10.0", "4.48.0", "4.53.3", "5.9.0", "5.9.0"]) == ["4.53.3", "5.9.0", "5.10.0"]
+
+
+def test_a_reference_is_recorded_with_the_results(tmp_path):
+    found = Reference("4.53.3", found=True, failed={"4.9.0": "ImportError: a", "4.48.0": "ImportError: b"})
+    found.save(tmp_path / "reference.json")
+    assert reference_of(tmp_path) == found
+    assert reference_of(tmp_path / "elsewhere") == Reference("4.48.0")
+
+
+@pytest.mark.parametrize(
+    ("reference", "sentence"),
+    [
+        (Reference("4.49.0"), "The reference is the original on 4.49.0."),
+        (
+            Reference("4.48.0", found=True),
+            "The reference is the original on 4.48.0, the oldest locked release on which the unmodified folder loads "
+            "and repeats itself.",
+        ),
+        (
+            Reference("4.53.3", found=True, failed={"4.9.0": "ImportError: a", "4.48.0": "ImportError: b"}),
+            "The reference is the original on 4.53.3, the oldest locked release on which the unmodified folder loads "
+            "and repeats itself. Older ones are left out; 4.48.0 fails (ImportError: b).",
+        ),
+    ],
+)
+def test_reports_say_how_the_reference_came_about(reference, sentence):
+    assert reference.sentence == sentence
 
 
 def test_variants_are_no_rules_three_and_all():

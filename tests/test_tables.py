@@ -79,4 +79,7 @@ def test_what_is_the_same_in_all_rows_is_said_once():
         [["run", "time (s)"], ["a", "1.50"], ["b", "2.00"]],
     )
     assert shown(varying(frame[["run", "seconds"]]))[0] is None
+    engines = pd.DataFrame({"run": ["a", "b"], "vllm": [None, "0.32.0"], "limit": [None, None]})
+    note, rows = shown(varying(engines))
+    assert (note, rows[0]) == ("The same in all: limit None.", ["run", "vllm"])
     assert shown(varying(frame[:1]))[1] == [["run"], ["a"]]  # the first column stays

@@ -10,6 +10,7 @@ from opensci_lib import project
 from opensci_lib.download import Download
 from opensci_lib.errors import OpensciError
 from opensci_lib.runs import variants
+from opensci_lib.runs.reference import Reference
 from opensci_lib.runs.variants import prepared, run_each, variant_folder
 from tests.hotfix.folder import make_folder
 
@@ -210,6 +211,15 @@ def test_the_shim_serves_no_release_from_5_on(outputs, model, kernel):
     assert _record(folders["original"])["error"].startswith(
         "The shim serves transformers 4.48 to 4.57 and this is 5.2"
     )
+
+
+def test_on_its_reference_the_original_runs_and_needs_no_shim(outputs, model, kernel):
+    kernel("5.2.0")
+    (outputs / "tiny").mkdir(parents=True)
+    Reference("5.2.0", found=True).save(outputs / "tiny" / "reference.json")
+    folders = run_each(Work(), "run.json", str(model))
+    assert list(folders) == ["original", "fixed"]
+    assert "error" not in _record(folders["original"])
 
 
 @pytest.mark.parametrize(

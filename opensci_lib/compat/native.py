@@ -63,8 +63,23 @@ def qwen3_of(model: Any) -> Any:
     return _twin(model, transformers.Qwen3Config, transformers.Qwen3ForCausalLM)
 
 
-def _twin(model: Any, config_class: Any, model_class: Any) -> Any:
-    names = [*_SIZES, "rms_norm_eps", "attention_bias", "mlp_bias"]
+def without_biases(model: Any) -> Any:
+    """Return a native Qwen3, or Llama where no queries are normed, of the sizes and weights of `model`, less biases.
+
+    Native models have them in other places in vLLM than in transformers.
+
+    Raises:
+        RuntimeError: when the weights are not those of such a model.
+
+    """
+    normed = any("q_layernorm" in name or "q_norm" in name for name in model.state_dict())
+    name = "Qwen3" if normed else "Llama"
+    classes = (getattr(transformers, f"{name}{part}") for part in ("Config", "ForCausalLM"))
+    return _twin(model, *classes, biases=False)
+
+
+def _twin(model: Any, config_class: Any, model_class: Any, biases: bool = True) -> Any:
+    names = [*_SIZES, "rms_norm_eps", *(["attention_bias", "mlp_bias"] if biases else [])]
     sizes = {name: getattr(model.config, name) for name in names if hasattr(model.config, name)}
     sizes.setdefault("rope_theta", 10000.0)
     twin = model_class(config_class(**sizes, attn_implementation=model.config._attn_implementation))
@@ -72,6 +87,7 @@ def _twin(model: Any, config_class: Any, model_class: Any) -> Any:
     weights = {
         name.replace("q_layernorm", "q_norm").replace("k_layernorm", "k_norm"): tensor
         for name, tensor in model.state_dict().items()
+        if biases or not name.endswith(".bias")
     }
     twin.load_state_dict(weights)
     return twin.eval()

@@ -1,10 +1,13 @@
-"""What the unmodified folder computes under 4.48.0: `python -m opensci_lib.compat.reference FOLDER FILE`."""
+"""What the unmodified folder computes under its reference: `python -m opensci_lib.compat.reference FOLDER FILE`."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import safe_open
@@ -12,7 +15,8 @@ from safetensors import safe_open
 from opensci_lib import project
 from opensci_lib.errors import OpensciError
 from opensci_lib.model_folder import follow_umask
-from opensci_lib.runs import REFERENCE_RELEASE, trace
+from opensci_lib.runs import trace
+from opensci_lib.runs.reference import reference_of
 from opensci_lib.scratch import scratch
 
 _CHECKS = Path(__file__).parent
@@ -26,7 +30,7 @@ def _checks() -> str:
 
 
 def check_reference(path: Path | str) -> Path:
-    """Return `path` if a reference is there that these checks made; others may lack what they ask for.
+    """Return `path`, in `outputs/<model>`, if these checks made it; others may lack what they ask for.
 
     Raises:
         OpensciError: when there is none, or another.
@@ -38,19 +42,37 @@ def check_reference(path: Path | str) -> Path:
             if (tensors.metadata() or {}).get("checks") == _checks():
                 return path
     raise OpensciError(
-        f"{path}, what {REFERENCE_RELEASE} computes, is not there or was made by other checks: "
+        f"{path}, what {reference_of(path.parent).tf_version} computes, is not there or was made by other checks: "
         f"`snakemake {path}` makes it."
     )
 
 
+def made_under(path: Path | str) -> str:
+    """Return the release that computed a reference."""
+    with safe_open(path, framework="np") as tensors:
+        return tensors.metadata()["tf_version"]
+
+
+@contextmanager
+def _noted(name: str, lacking: dict[str, str]) -> Generator[None]:
+    """Note an error as what the reference itself fails of: it has nothing to compare with then."""
+    try:
+        yield
+    except Exception as error:  # whatever it is, it goes to the record
+        lacking[name] = f"{type(error).__name__}: {error}"
+        print(f"The reference has no {name} ({lacking[name]}).")
+
+
 def compute(original: Path, path: Path, work: Path) -> None:
-    """Write the reference, with `work` for a folder to be used and left; to be called under 4.48.0.
+    """Write the reference, with `work` for a folder to be used and left; to be called under the reference release.
 
     It is a safetensors file: in all `SETTINGS` the logits of each of `case.TEXTS`, those of the padded batches, and
     what the model gives when it is asked for attention weights with each of `attention.CACHES`; and, as UTF-8, what
-    the tokenizer makes of `awkward.strings()` and the trace of each of `kernels.USES`.
+    the tokenizer makes of `awkward.strings()` and the trace of each of `kernels.USES`. Of these uses and caches the
+    folder itself may fail some there; what they are, and how, is said and kept as `lacking`.
     """
     import torch
+    import transformers
     from safetensors.torch import save_file
 
     from opensci_lib.compat import awkward
@@ -61,9 +83,9 @@ def compute(original: Path, path: Path, work: Path) -> None:
     from opensci_lib.runs.trace import encoded
 
     case = Case(original, work, is_reference=True)
-    tensors = {"tokenizer": awkward.encoded(case.tokenizer)}
+    tensors, lacking = {"tokenizer": awkward.encoded(case.tokenizer)}, {}
     for name, use in kernels.USES.items():
-        with case.fresh():
+        with case.fresh(), _noted(f"trace {name}", lacking):
             tensors[f"trace {name}"] = torch.tensor(list(encoded(use(case))), dtype=torch.uint8)
     for dtype, attention in SETTINGS:
         model = case.load(dtype=dtype, attn_implementation=attention)
@@ -75,10 +97,11 @@ def compute(original: Path, path: Path, work: Path) -> None:
                 model, batch, attention_mask=mask, position_ids=positions
             )[mask.bool()]
         for cache in CACHES:
-            for name, tensor in attended(model, case.ids, cache).items():
-                tensors[f"{dtype} {attention} {cache} cache {name}"] = tensor
+            with _noted(f"{dtype} {attention} {cache} cache", lacking):
+                for name, tensor in attended(model, case.ids, cache).items():
+                    tensors[f"{dtype} {attention} {cache} cache {name}"] = tensor
     partial = path.with_name(f".{path.name}")
-    made_by = {"checks": _checks()}
+    made_by = {"checks": _checks(), "tf_version": transformers.__version__, "lacking": json.dumps(lacking)}
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, made_by)
     follow_umask(partial)
     partial.replace(path)

@@ -28,6 +28,7 @@ def evaluate(
     device: str = "auto",
     too_long: str = "refuse",
     backend: str = "hf",
+    tensor_parallel_size: int | None = None,
     harness: Harness | None = None,
     **provenance: Any,
 ) -> dict[str, Any]:
@@ -57,20 +58,26 @@ def evaluate(
         too_long: what becomes of an item longer than the model's context: "refuse" stops here, "truncate" cuts off
             its beginning, as the harness's own command does, "skip" leaves it out of all scores.
         backend: what runs the model: one of `BACKENDS`, "hf" for transformers.
+        tensor_parallel_size: how many processes of vLLM share the model; None or 0: one for each GPU, or one.
         harness: what knows tasks and scores them; by default that of this kernel environment.
         provenance: what else to write to `eval.json`: model, revision, variant.
 
     Raises:
         OpensciError: an unknown `too_long`, backend or task, a task file that can't be read, data that are
-            unavailable, an item longer than the model's context, a task that was asked for twice.
+            unavailable, an item longer than the model's context, a task that was asked for twice,
+            processes that can't share the model or that the backend does not have.
 
     """
     if too_long not in TOO_LONG:
         raise OpensciError(f"Unknown too_long {too_long!r}: choose one of {', '.join(TOO_LONG)}.")
     if backend not in BACKENDS:
         raise OpensciError(f"Unknown backend {backend!r}: choose one of {', '.join(BACKENDS)}.")
+    if tensor_parallel_size and backend != "vllm":
+        raise OpensciError("tensor_parallel_size is about vLLM's processes: take the backend vllm, or leave it out.")
     harness = harness or Harness()
     folder, output = check_model_folder(model_path), Path(output_dir)
+    engine: dict[str, Any] = {"backend": backend, "tensor_parallel_size": tensor_parallel_size or None}
+    engine = {} if backend == "hf" else engine
     settings = {
         "model_path": str(model_path),
         "files": states(files(folder)),
@@ -80,7 +87,7 @@ def evaluate(
         "dtype": dtype,
         "device": device,
         "versions": harness.versions,
-        **({} if backend == "hf" else {"backend": backend}),
+        **engine,
     }
     finished = output / "evaluation"
     finished.mkdir(exist_ok=True)
@@ -95,7 +102,7 @@ def evaluate(
             continue
         shutil.rmtree(part, ignore_errors=True)
         loaded = harness.tasks(name)
-        lm = lm or harness.model(folder, dtype, device, batch_size, too_long, *([] if backend == "hf" else [backend]))
+        lm = lm or harness.model(folder, dtype, device, batch_size, too_long, *engine.values())
         results = harness.score(lm, loaded, count, limit)
         results["batch_size_used"] = {name: lm.batch_size}
         befell = results["items_too_long"]

@@ -104,17 +104,25 @@ class Harness:
         return tasks
 
     def model(
-        self, model_path: Path | str, dtype: str, device: str, batch_size: int, too_long: str, backend: str = "hf"
+        self,
+        model_path: Path | str,
+        dtype: str,
+        device: str,
+        batch_size: int,
+        too_long: str,
+        backend: str = "hf",
+        tensor_parallel_size: int | None = None,
     ) -> Any:
         """Return a folder's model as the harness's own class, strict about length and patient about memory.
 
         Its `batch_size` is halved, with a message, whenever memory does not suffice. `too_long` is one of `TOO_LONG`,
-        and `long_items` holds the numbers of the items that it befell, by task. With the backend "vllm" vLLM runs it.
+        and `long_items` holds the numbers of the items that it befell, by task. With the backend "vllm" vLLM runs it,
+        in `tensor_parallel_size` processes; None is one for each GPU that is to be seen, or one.
         """
         if backend == "vllm":
             from opensci_lib.evaluation import vllm
 
-            return vllm.model(model_path, dtype, batch_size, too_long)
+            return vllm.model(model_path, dtype, batch_size, too_long, tensor_parallel_size)
         import torch
         from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
         from lm_eval.models.huggingface import HFLM

@@ -11,16 +11,22 @@ from typing import Any
 from unittest.mock import patch
 
 from opensci_lib.evaluation.harness import strict
-from opensci_lib.model_folder import check_model_folder, read_config
+from opensci_lib.model_folder import check_model_folder
+from opensci_lib.runs.vllm import check_installed, engine_options
 
 
-def model(model_path: Path | str, dtype: str, batch_size: int, too_long: str) -> Any:
+def model(
+    model_path: Path | str, dtype: str, batch_size: int, too_long: str, tensor_parallel_size: int | None = None
+) -> Any:
     """Return a folder's model as the harness's class for vLLM, strict about length: see `Harness.model`.
 
-    Processes share it, one for each GPU that is to be seen.
-    """
-    import torch
+    Raises:
+        OpensciError: when vLLM is not installed, or the processes can't share the model's heads.
 
+    """
+    check_installed()
+    folder = check_model_folder(model_path)
+    options = engine_options(folder, dtype, tensor_parallel_size)  # looks at the heads before anything is loaded
     with patch.object(importlib.metadata, "version", _version):
         from lm_eval.models.vllm_causallms import VLLM
 
@@ -34,22 +40,9 @@ def model(model_path: Path | str, dtype: str, batch_size: int, too_long: str) ->
         def get_model_info(self) -> dict[str, Any]:
             return {"model_dtype": f"torch.{self.model_args['dtype']}"}
 
-    folder = check_model_folder(model_path)
-    lm = Model(
-        pretrained=str(folder),
-        dtype=_dtype(read_config(folder)) if dtype == "auto" else dtype,
-        batch_size=batch_size,
-        trust_remote_code=True,
-        tensor_parallel_size=torch.cuda.device_count() or 1,
-        enforce_eager=not torch.cuda.is_available(),  # to compile takes minutes on processors
-    )
+    lm = Model(pretrained=str(folder), batch_size=batch_size, **options)
     lm.be_strict(too_long, lm.max_length - 1)  # it generates a token in any case
     return lm
-
-
-def _dtype(config: dict[str, Any]) -> str:
-    """Return the dtype that config.json names: vLLM's own "auto" makes float16 of float32."""
-    return config.get("dtype") or config.get("torch_dtype") or "float32"
 
 
 _installed = importlib.metadata.version

@@ -118,17 +118,22 @@ def build(version: str, layer: str | None = None, engine: str = "transformers") 
 
 
 def run(
-    version: str, *arguments: object, packages: Sequence[str] = (), **options: Any
+    version: str,
+    *arguments: object,
+    packages: Sequence[str] = (),
+    layer: str | None = None,
+    engine: str = "transformers",
+    **options: Any,
 ) -> subprocess.CompletedProcess:
-    """Run the Python of a release's environment, built if need be.
+    """Run the Python of a release's environment, built if need be, with a layer or an engine: see `build`.
 
     `packages` are put on top of it, for this run alone; `options` are those of `subprocess.run`.
     """
-    command = [python(version), *map(str, arguments)]
+    command = [build(version, layer, engine), *map(str, arguments)]
     path = [str(_added(version, packages)), *filter(None, [os.environ.get("PYTHONPATH")])] if packages else []
     # transformers copies a model's code to a cache that processes share, and another may import it half copied.
     with scratch() as modules:
-        environment = {**os.environ, **ENVIRONMENT, "HF_MODULES_CACHE": str(modules)}
+        environment = {**os.environ, **_variables(engine), "HF_MODULES_CACHE": str(modules)}
         environment |= {"PYTHONPATH": os.pathsep.join(path)} if path else {}
         return subprocess.run(command, env=environment, check=False, **options)
 
@@ -345,13 +350,18 @@ def _added(version: str, packages: Sequence[str]) -> Path:
     return folder
 
 
+def _variables(engine: str) -> dict[str, str]:
+    """Return the variables that a release's environment is run with."""
+    return ENVIRONMENT | (vllm.environment() if engine == "vllm" else {})
+
+
 def _spec(version: str, engine: str) -> dict:
     interpreter = str(_environment(version, engine) / "bin/python")
     return {
         "argv": [interpreter, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
         "display_name": display_name(version, engine),
         "language": "python",
-        "env": ENVIRONMENT | (vllm.environment() if engine == "vllm" else {}),
+        "env": _variables(engine),
         "metadata": {"debugger": True},
     }
 

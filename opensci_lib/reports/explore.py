@@ -18,8 +18,9 @@ from opensci_lib.errors import OpensciError
 from opensci_lib.reports import figures
 from opensci_lib.reports.compare import Run, compare_positions, verdict
 from opensci_lib.reports.tables import table
-from opensci_lib.runs import REFERENCE_RELEASE, VARIANTS
+from opensci_lib.runs import VARIANTS, results_folder
 from opensci_lib.runs.probe import probe
+from opensci_lib.runs.reference import reference_of
 from opensci_lib.runs.variants import variant_folder
 
 #: A run to be looked at: a release and a variant.
@@ -93,11 +94,12 @@ class Explorer(widgets.VBox):
 
     def __init__(self, model: str = "miniature", prompt: str = PROMPT):
         releases = kernels.available()
+        reference = reference_of(results_folder(model)).tf_version
         self._model = model
         self.prompt = widgets.Textarea(prompt, description="prompt", layout={"width": "100%"})
         self.releases = [
             widgets.Dropdown(options=releases, value=value, description=side)
-            for side, value in (("left", REFERENCE_RELEASE), ("right", releases[-1]))
+            for side, value in (("left", reference), ("right", releases[-1]))
         ]
         self.variants = [widgets.Dropdown(options=list(VARIANTS), value=value) for value in ("original", "fixed")]
         self.button = widgets.Button(description="Compute", button_style="primary")

@@ -296,8 +296,9 @@ def conditions(runs: list[Run]) -> pd.DataFrame:
             "peak memory of the": run.record["machine"]["peak_memory_of"],
             "peak memory (MiB)": round(max(run.record["peak_memory_bytes"].values()) / 2**20),
         }
+        row |= {name: version for name, version in versions.items() if name.startswith("vllm")}
         rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).fillna("")
 
 
 # Features
@@ -356,7 +357,7 @@ def equal_scores(table: pd.DataFrame) -> str:
 def score_rows(table: pd.DataFrame) -> dict[tuple[str, str], str]:
     """Return in which row of a picture each run of `evaluation.csv` is: its own, or that of all equal ones."""
     runs = table.groupby(["tf_version", "variant"])["equal"].agg(_all_true)
-    equal = {variant: [run[0] for run in runs[runs].index if run[1] == variant] for variant in _VARIANTS}
+    equal = {variant: [run[0] for run in runs[runs].index if run[1] == variant] for variant in set(table["variant"])}
     rows = {}
     for release, variant in runs_in_order(table):
         together = equal[variant] if release in equal[variant] else [release]
@@ -465,15 +466,15 @@ def of_each(said: dict[str, str]) -> str:
 def lead(best: list[dict[str, Any]]) -> str:
     """Say by how much the likeliest next token leads the second (`top_tokens` in `run.json`)."""
     first, second = best[:2]
-    gap = first["logit"] - second["logit"]
+    gap = next(first[name] - second[name] for name in ("logit", "logprob") if name in first)  # the same difference
     if gap == 0:
         return f"{first['token']!r} and {second['token']!r} have the same logit"
     return f"{first['token']!r} leads {second['token']!r} by {number(gap)} logits"
 
 
-def mean_surprisal(nats: np.ndarray, vocabulary: int) -> str:
+def mean_surprisal(nats: np.ndarray, vocabulary: int | None) -> str:
     """Say the mean of -log p over a prompt's tokens beside that of a uniform guess, ln of the vocabulary's size."""
     if not len(nats):
         return "The prompt has one token: there is none to predict"
-    spent, uniform = number(nats.mean()), number(math.log(vocabulary))
-    return f"The model spends {spent} nats a token; a uniform guess spends {uniform}"
+    spent = f"The model spends {number(nats.mean())} nats a token"
+    return spent if vocabulary is None else f"{spent}; a uniform guess spends {number(math.log(vocabulary))}"

@@ -16,6 +16,7 @@ from opensci_lib.reports import figures, findings
 from opensci_lib.reports.compare import find_runs
 from opensci_lib.reports.family import read_table
 from opensci_lib.runs import VARIANTS, ascending
+from opensci_lib.runs.reference import reference_of
 
 #: The reports in the order in which the page shows them: name, title, its table, and what that table says in a line.
 REPORTS = [
@@ -52,6 +53,7 @@ def index(output_dir: Path | str, title: str | None = None) -> Path:
     page = template.render(
         title=title or folder.name,
         verdict=findings.parity_verdict(parity),
+        reference=reference_of(folder),
         picture=Markup(figures.parity_matrix(parity)._repr_html_()),
         reports=[
             (f"{name}.html", title, finding(tables[table]) if table in tables else "")

@@ -69,6 +69,10 @@ _COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "changed": ("changed", _count),
     "p_value": ("McNemar p", _digits(2, empty="")),
     "largest_change": ("largest change (nats)", _digits(3)),
+    "max_change": ("largest change of log p (nats)", _digits(3)),
+    "top_change": ("among the likeliest (nats)", _digits(3)),
+    "same_top": ("same likeliest token", str),
+    "shared": ("of the five likeliest in both", str),
     "low": ("95 % from", _digits(3)),
     "high": ("to", _digits(3)),
     "original": ("original", _digits(3, empty="")),  # not all scores were published
@@ -129,6 +133,6 @@ def unequal(frame: pd.DataFrame, equal: pd.Series) -> Styler | Markdown:
 
 def varying(frame: pd.DataFrame) -> Styler:
     """Return the table of the first column and of those that vary, below a sentence that tells the others."""
-    constant = [name for name in frame.columns[1:] if frame[name].astype(str).nunique() == 1]
+    constant = [name for name in frame.columns[1:] if frame[name].astype(str).nunique(dropna=False) == 1]
     note = ", ".join(f"{name} {frame[name].iloc[0]}" for name in constant)
     return table(frame.drop(columns=constant), f"The same in all: {note}." if note else "")

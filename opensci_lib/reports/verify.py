@@ -15,7 +15,8 @@ from opensci_lib.errors import OpensciError
 from opensci_lib.model_folder import read_json, write_json
 from opensci_lib.reports import scores
 from opensci_lib.reports.compare import find_runs, parity
-from opensci_lib.runs import REFERENCE, VARIANTS
+from opensci_lib.runs import VARIANTS
+from opensci_lib.runs.reference import reference_of
 
 #: The hashes of all results, by path in a model's folder of results.
 MANIFEST = "manifest.json"
@@ -104,11 +105,12 @@ def _named(rows: pd.DataFrame) -> list[str]:
 
 
 def _parity(folder: Path, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    return parity(find_runs(folder, [REFERENCE])[0], find_runs(folder, _named(rows)))
+    [reference] = find_runs(folder, [reference_of(folder).run])
+    return parity(reference, find_runs(folder, _named(rows)))
 
 
 def _evaluations(folder: Path, rows: pd.DataFrame) -> tuple[scores.Evaluation, list[scores.Evaluation]]:
-    [reference] = scores.find_evaluations(folder, [REFERENCE])
+    [reference] = scores.find_evaluations(folder, [reference_of(folder).run])
     return reference, scores.find_evaluations(folder, _named(rows))
 
 

@@ -11,9 +11,8 @@ from pathlib import Path
 from opensci_lib import project
 from opensci_lib.errors import OpensciError
 
-#: The release for which the published code was written, and the run that all others are compared with.
+#: The release for which the open-sci-ref code was written: the reference of a model that has no other on record.
 REFERENCE_RELEASE = "4.48.0"
-REFERENCE = f"{REFERENCE_RELEASE}/original"
 
 #: Variant to the hotfix rules that make it: none at all, three, or None for all of them.
 VARIANTS: dict[str, list[str] | None] = {
@@ -47,14 +46,20 @@ def place(release: str, variant: str) -> tuple[tuple[int, ...], int]:
     return as_numbers(release), _ORDER.index(variant)
 
 
-def variants_on(release: str) -> list[str]:
-    """Return which variants run on a release: the original on 4.x, minimal on later ones, fixed on all."""
-    return ["original" if release.startswith("4.") else "minimal", "fixed"]
+def since(first: str, releases: Iterable[str]) -> list[str]:
+    """Return those of some releases that are `first` or newer, ascending."""
+    return [release for release in ascending(releases) if as_numbers(release) >= as_numbers(first)]
 
 
-def names(releases: Iterable[str]) -> list[str]:
+def variants_on(release: str, reference: str = REFERENCE_RELEASE) -> list[str]:
+    """Return which variants run on a release: the original on 4.x and the reference, else minimal; fixed on all."""
+    return ["original" if release.startswith("4.") or release == reference else "minimal", "fixed"]
+
+
+def names(releases: Iterable[str], reference: str = REFERENCE_RELEASE) -> list[str]:
     """Return the runs of some releases, each release once, as "<tf_version>/<variant>"."""
-    return [f"{release}/{variant}" for release in dict.fromkeys(releases) for variant in variants_on(release)]
+    each = dict.fromkeys(releases)
+    return [f"{release}/{variant}" for release in each for variant in variants_on(release, reference)]
 
 
 def model_name(model: str, revision: str | None = None) -> str:

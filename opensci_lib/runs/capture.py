@@ -13,6 +13,7 @@ For each prompt `i` the file holds
 
 and, as metadata, the prompts and the names of the stages in the order in which they were computed. A capture that was
 compared with a reference as it was computed holds, instead of logits, `{i}.{name}` for each of `logits.COMPARED`.
+vLLM shows less: see `runs.vllm`.
 
 Logits are written and read some positions at a time: a prompt of 16,384 tokens over 50,304 words takes no more memory
 than its activations do. The library reads the format, https://github.com/huggingface/safetensors#format, and can't

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from opensci_lib.errors import OpensciError
-from opensci_lib.model_folder import check_model_folder
+from opensci_lib.model_folder import check_model_folder, check_processes, read_config
 from opensci_lib.runs.tensors import bits
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -53,6 +54,7 @@ def load(
     dtype: str = "auto",
     device: str = "auto",
     attn_implementation: str = "sdpa",
+    tp_plan: str | None = None,
 ) -> tuple[Any, Any]:
     """Return (model in evaluation mode, tokenizer) of a folder, through its own code, into memory that holds garbage.
 
@@ -61,15 +63,19 @@ def load(
         dtype: one of `DTYPES`; "auto" is what config.json names.
         device: a torch device, or "auto" for CUDA where there is one and the CPU elsewhere.
         attn_implementation: "sdpa" or "eager".
+        tp_plan: "auto" for a part of the model, where `torchrun` has started several processes that share it.
 
     Raises:
-        OpensciError: when the folder is incomplete or does not load on this release, or when the device can't take
-            the model.
+        OpensciError: when the folder is incomplete or does not load on this release, when the processes can't share
+            the model, or when the device can't take it.
 
     """
     folder = check_model_folder(model_path)
     if dtype not in DTYPES:
         raise OpensciError(f"Unknown dtype {dtype!r}: choose one of {', '.join(DTYPES)}.")
+
+    if tp_plan is not None:
+        check_processes(read_config(folder), int(os.environ.get("WORLD_SIZE", "1")))
 
     import torch
     import transformers
@@ -86,6 +92,7 @@ def load(
             trust_remote_code=True,
             attn_implementation=attn_implementation,
             **{dtype_argument(): dtype if dtype == "auto" else getattr(torch, dtype)},
+            **({} if tp_plan is None else {"tp_plan": tp_plan}),
         )
     except (ImportError, KeyError, AttributeError, TypeError, ValueError, RuntimeError) as error:
         if should_reduce_batch_size(error):  # memory ran out, which no rewrite of the folder would mend

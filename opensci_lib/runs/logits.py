@@ -63,6 +63,13 @@ def same_bits(reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:
     return _bits(reference) == _bits(candidate)
 
 
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Return the log-probabilities, nats, of rows of float64 logits, (positions, vocabulary)."""
+    with np.errstate(invalid="ignore"):  # of inf - inf: a row that is no distribution becomes NaN
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
 def _by_pieces(function, first: np.ndarray, second: np.ndarray) -> dict[str, np.ndarray]:
     rows = max(1, _ELEMENTS // first.shape[1])
     pieces = [function(first[i : i + rows], second[i : i + rows]) for i in range(0, len(first), rows)]
@@ -90,13 +97,13 @@ def _compare_differing(reference: np.ndarray, candidate: np.ndarray) -> dict[str
     return {
         "max_abs_diff": difference.max(axis=1),
         "mean_abs_diff": difference.mean(axis=1),
-        "kl": _kl(_log_softmax(a), _log_softmax(b)),
+        "kl": _kl(log_softmax(a), log_softmax(b)),
         "top1_agreement": (a.argmax(axis=1) == b.argmax(axis=1)) & ~(np.isnan(a) | np.isnan(b)).any(axis=1),
     }
 
 
 def _surprisal(logits: np.ndarray, following: np.ndarray) -> dict[str, np.ndarray]:
-    chosen = _log_softmax(logits.astype(np.float64))[np.arange(len(following)), following]
+    chosen = log_softmax(logits.astype(np.float64))[np.arange(len(following)), following]
     return {"nats": -chosen}
 
 
@@ -104,12 +111,6 @@ def _kl(log_p: np.ndarray, log_q: np.ndarray) -> np.ndarray:
     p = np.exp(log_p)
     with np.errstate(invalid="ignore"):  # of -inf - -inf, where p is 0 and so is its part in the sum
         return np.where(p == 0, 0.0, p * (log_p - log_q)).sum(axis=1)
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    with np.errstate(invalid="ignore"):  # of inf - inf: a row that is no distribution becomes NaN
-        shifted = logits - logits.max(axis=1, keepdims=True)
-        return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
 def _bits(array: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from opensci_lib.hotfix import hotfix
 from opensci_lib.model_folder import files, read_json, states, write_json
 from opensci_lib.runs import BACKENDS, VARIANTS, in_order, release_folder, results_folder, variants_on
 from opensci_lib.runs.failure import failure_file
+from opensci_lib.runs.reference import reference_of
 
 
 def variant_folder(model: str, variant: str, revision: str | None = None) -> Path:
@@ -34,12 +35,17 @@ def variant_folder(model: str, variant: str, revision: str | None = None) -> Pat
 
 @contextmanager
 def prepared(model: str, variant: str, revision: str | None = None) -> Generator[Path]:
-    """Yield `variant_folder`, to be loaded in this process: with the shim for "original", and without for others."""
+    """Yield `variant_folder`, to be loaded in this process: with the shim for "original", and without for others.
+
+    On its reference the original needs none.
+    """
     import torch
+    import transformers
     from accelerate.utils.memory import clear_device_cache
 
     folder, dtype = variant_folder(model, variant, revision), torch.get_default_dtype()
-    with shim.apply() if variant == "original" else nullcontext():
+    reference = reference_of(results_folder(model, revision)).tf_version
+    with shim.apply() if variant == "original" and transformers.__version__ != reference else nullcontext():
         try:
             yield folder
         finally:
@@ -82,7 +88,8 @@ def run_each(
     import transformers
 
     output = release_folder(model, revision, output_dir)
-    wanted = variants_on(transformers.__version__) if variants is None else variants
+    reference = reference_of(results_folder(model, revision)).tf_version
+    wanted = variants_on(transformers.__version__, reference) if variants is None else variants
     if unknown := [variant for variant in wanted if variant not in (*VARIANTS, *BACKENDS)]:
         raise OpensciError(f"Unknown variant {unknown[0]!r}: choose some of {', '.join(VARIANTS)}.")
     found = download(model, revision, results_folder(model, revision) / "original")

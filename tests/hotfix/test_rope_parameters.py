@@ -42,7 +42,7 @@ class Config(PretrainedConfig):
                     if parameters.get("original_max_position_embeddings") == self.max_position_embeddings:
                         parameters["original_max_position_embeddings"] = value  # it was taken from here
                 super().__setattr__(name, value)
-"""
+"""  # noqa: E501
 
 
 def test_the_rewrite():

@@ -125,7 +125,7 @@ def _cache(model: Any, rows: int, cache: str) -> dict[str, Any]:
     return {"past_key_values": transformers.StaticCache(**{k: v for k, v in settings.items() if k in known})}
 
 
-def _weights_as_on_4_48(case: Case, attention: str, cache: str) -> None:
+def _weights_as_on_the_reference(case: Case, attention: str, cache: str) -> None:
     # SDPA gives no weights: the model computes eagerly then, by itself. Native models of later releases leave that
     # to their user, so that only eager attention tells what the release can do.
     for dtype in ("float32", "bfloat16"):
@@ -138,31 +138,31 @@ def _weights_as_on_4_48(case: Case, attention: str, cache: str) -> None:
                 expect_close(found.sum(-1), torch.ones(found.shape[:-1]), f"{dtype}, {name}: sums of weights", 1e-2)
 
 
-@feature("attention weights asked of SDPA, no cache, as on 4.48.0")
+@feature("attention weights asked of SDPA, no cache, as on {reference}")
 def weights_of_sdpa(case: Case) -> None:
-    _weights_as_on_4_48(case, "sdpa", "no")
+    _weights_as_on_the_reference(case, "sdpa", "no")
 
 
-@feature("attention weights asked of SDPA, dynamic cache, as on 4.48.0")
+@feature("attention weights asked of SDPA, dynamic cache, as on {reference}")
 def weights_of_sdpa_dynamic(case: Case) -> None:
-    _weights_as_on_4_48(case, "sdpa", "dynamic")
+    _weights_as_on_the_reference(case, "sdpa", "dynamic")
 
 
-@feature("attention weights asked of SDPA, static cache, as on 4.48.0")
+@feature("attention weights asked of SDPA, static cache, as on {reference}")
 def weights_of_sdpa_static(case: Case) -> None:
-    _weights_as_on_4_48(case, "sdpa", "static")
+    _weights_as_on_the_reference(case, "sdpa", "static")
 
 
-@feature("attention weights, no cache, as on 4.48.0")
+@feature("attention weights, no cache, as on {reference}")
 def weights(case: Case) -> None:
-    _weights_as_on_4_48(case, "eager", "no")
+    _weights_as_on_the_reference(case, "eager", "no")
 
 
-@feature("attention weights, dynamic cache, as on 4.48.0")
+@feature("attention weights, dynamic cache, as on {reference}")
 def weights_dynamic(case: Case) -> None:
-    _weights_as_on_4_48(case, "eager", "dynamic")
+    _weights_as_on_the_reference(case, "eager", "dynamic")
 
 
-@feature("attention weights, static cache, as on 4.48.0")
+@feature("attention weights, static cache, as on {reference}")
 def weights_static(case: Case) -> None:
-    _weights_as_on_4_48(case, "eager", "static")
+    _weights_as_on_the_reference(case, "eager", "static")

@@ -1,4 +1,4 @@
-"""What torch is asked for, operation by operation: as the unmodified folder asks for it under 4.48.0.
+"""What torch is asked for, operation by operation: as the unmodified folder asks for it under its reference.
 
 A native model that asks otherwise on this release is no excuse: what a release leaves to the model's file, the file
 can keep. So native models are only asked whether the release has the use at all.

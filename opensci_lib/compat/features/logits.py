@@ -1,4 +1,4 @@
-"""Logits, bit for bit those of the unmodified folder under 4.48.0."""
+"""Logits, bit for bit those of the unmodified folder under its reference."""
 
 import torch
 
@@ -6,7 +6,7 @@ from opensci_lib.compat import feature
 from opensci_lib.compat.case import NEW_TOKENS, Case, expect, expect_equal, greedy, logits
 
 
-def _as_on_4_48(case: Case, dtype: str, attention: str) -> None:
+def _as_on_the_reference(case: Case, dtype: str, attention: str) -> None:
     model = case.load(dtype=dtype, attn_implementation=attention)
     for number, ids in enumerate(case.ids):
         right = case.reference(f"{dtype} {attention} {number}")
@@ -16,24 +16,24 @@ def _as_on_4_48(case: Case, dtype: str, attention: str) -> None:
             expect_equal(found, right, "logits")
 
 
-@feature("float32, SDPA, as on 4.48.0", basic=True)
+@feature("float32, SDPA, as on {reference}", basic=True)
 def float32_sdpa(case: Case) -> None:
-    _as_on_4_48(case, "float32", "sdpa")
+    _as_on_the_reference(case, "float32", "sdpa")
 
 
-@feature("float32, eager, as on 4.48.0", basic=True)
+@feature("float32, eager, as on {reference}", basic=True)
 def float32_eager(case: Case) -> None:
-    _as_on_4_48(case, "float32", "eager")
+    _as_on_the_reference(case, "float32", "eager")
 
 
-@feature("bfloat16, SDPA, as on 4.48.0", basic=True)
+@feature("bfloat16, SDPA, as on {reference}", basic=True)
 def bfloat16_sdpa(case: Case) -> None:
-    _as_on_4_48(case, "bfloat16", "sdpa")
+    _as_on_the_reference(case, "bfloat16", "sdpa")
 
 
-@feature("bfloat16, eager, as on 4.48.0", basic=True)
+@feature("bfloat16, eager, as on {reference}", basic=True)
 def bfloat16_eager(case: Case) -> None:
-    _as_on_4_48(case, "bfloat16", "eager")
+    _as_on_the_reference(case, "bfloat16", "eager")
 
 
 def padded(rows: list[torch.Tensor], side: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -58,7 +58,7 @@ def _batch(case: Case, side: str) -> None:
             expect_equal(found.argmax(-1).tolist(), alone.argmax(-1).tolist(), "likeliest tokens, row by row")
 
 
-@feature("left-padded batch, as on 4.48.0 and each row as alone")
+@feature("left-padded batch, as on {reference} and each row as alone")
 def left_padded(case: Case) -> None:
     _batch(case, "left")
     batch, mask, _ = padded(case.ids, "left")
@@ -70,6 +70,6 @@ def left_padded(case: Case) -> None:
         expect_equal(row[: len(alone)], alone, "tokens of a padded row")
 
 
-@feature("right-padded batch, as on 4.48.0 and each row as alone")
+@feature("right-padded batch, as on {reference} and each row as alone")
 def right_padded(case: Case) -> None:
     _batch(case, "right")

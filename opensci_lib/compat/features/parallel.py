@@ -18,6 +18,7 @@ import torch
 
 from opensci_lib.compat import feature
 from opensci_lib.compat.case import Case, expect, expect_close, expect_equal, logits
+from opensci_lib.model_folder import check_processes, read_config
 
 #: With biases, which a native model has only where it is told so: a process must not add its own once more.
 _BIASES = {"attention_bias": True, "mlp_bias": True, "num_hidden_layers": 2}
@@ -98,6 +99,7 @@ def _of_one(case: Case, ids: torch.Tensor) -> Found:
 
     def load() -> dict[str, tuple[int, ...]]:
         nonlocal model
+        check_processes(read_config(case.folder), _PROCESSES)
         model = case.load(tp_plan="auto")
         return {name: tuple(_local(parameter).shape) for name, parameter in model.named_parameters()}
 

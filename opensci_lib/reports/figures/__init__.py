@@ -1,5 +1,6 @@
 """The figures of the notebooks. Each takes data and returns a `matplotlib` figure whose title says the finding."""
 
+from opensci_lib.reports.figures.answers import logprob_changes
 from opensci_lib.reports.figures.compat import compat_matrix
 from opensci_lib.reports.figures.evaluation import likelihood_scatter, perplexity_by_position, score_differences
 from opensci_lib.reports.figures.family import family_parity, family_scores
@@ -13,6 +14,7 @@ __all__ = [
     "family_scores",
     "likelihood_scatter",
     "logit_difference",
+    "logprob_changes",
     "parity_matrix",
     "perplexity_by_position",
     "rope_difference",

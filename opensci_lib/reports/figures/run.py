@@ -13,25 +13,30 @@ from opensci_lib.runs.capture import Capture
 
 
 def top_tokens(best: dict[str, list[dict[str, Any]]]) -> Figure:
-    """Draw each variant's likeliest next tokens (`top_tokens` in `run.json`) as bars of their logits."""
+    """Draw each variant's likeliest next tokens (`top_tokens` in `run.json`) as bars of their logits.
+
+    Of an engine that tells no logits the bars are log-probabilities.
+    """
     finding = findings.of_each({variant: findings.lead(tokens) for variant, tokens in best.items()})
     figure, [panels] = canvas(finding, 2.6, 1, len(best), sharex=True)
     for axes, (variant, tokens) in zip(panels, best.items(), strict=True):
         colours = [COLOURS[variant]] + [GREY] * (len(tokens) - 1)
-        bars = axes.barh(range(len(tokens)), [entry["logit"] for entry in tokens], color=colours)
+        name, told = ("logit", "logit") if "logit" in tokens[0] else ("logprob", "log-probability (nats)")
+        bars = axes.barh(range(len(tokens)), [entry[name] for entry in tokens], color=colours)
         axes.bar_label(bars, fmt="%.6g", padding=3)
         axes.set_yticks(range(len(tokens)), [repr(entry["token"]) for entry in tokens])
         axes.invert_yaxis()
         axes.margins(x=0.25)
         axes.set_title(variant, fontsize=10)
-        axes.set_xlabel("logit of the next token")
+        axes.set_xlabel(f"{told} of the next token")
     return figure
 
 
 def surprisal(captures: dict[str, Capture], prompt: int) -> Figure:
     """Draw each variant's -log p(next token) at each position of a captured prompt, in nats."""
     nats = {variant: capture[f"{prompt}.surprisal"] for variant, capture in captures.items()}
-    words = len(next(iter(captures.values()))[f"{prompt}.next_logits"])
+    first = next(iter(captures.values()))
+    words = len(first[f"{prompt}.next_logits"]) if f"{prompt}.next_logits" in first else None
     said = {variant: findings.mean_surprisal(values, words) for variant, values in nats.items()}
     figure, [[axes]] = canvas(findings.of_each(said), 2.6)
     for number, (variant, values) in enumerate(nats.items()):
@@ -39,7 +44,8 @@ def surprisal(captures: dict[str, Capture], prompt: int) -> Figure:
         axes.plot(np.arange(1, len(values) + 1), values, ".", color=COLOURS[variant], markersize=size, label=variant)
         if len(values):
             axes.axhline(values.mean(), color=COLOURS[variant], linewidth=2 - number, label=f"{variant}, mean")
-    axes.axhline(np.log(words), color=GREY, linestyle="--", label="uniform guess")
+    if words is not None:
+        axes.axhline(np.log(words), color=GREY, linestyle="--", label="uniform guess")
     axes.set(xlabel="position in the prompt (tokens)", ylabel="surprisal (nats)")
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), fontsize=8, ncols=5, frameon=False)
     return figure
