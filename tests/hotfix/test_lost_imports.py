@@ -33,6 +33,19 @@ def test_among_others():
     )
 
 
+def test_beside_others_on_one_line():
+    check_transformed(
+        RULE,
+        "from transformers.utils import (add_start_docstrings,\n"
+        "                                is_flash_attn_greater_or_equal_2_10, logging)\n",
+        "from transformers.utils import (add_start_docstrings,\n"
+        "                                logging)\n"
+        "\ntry:\n    from transformers.utils import is_flash_attn_greater_or_equal_2_10\n"
+        "except ImportError:  # some releases of transformers have none\n\n"
+        "    def is_flash_attn_greater_or_equal_2_10():\n        return True\n",
+    )
+
+
 @pytest.mark.parametrize(
     "source",
     [

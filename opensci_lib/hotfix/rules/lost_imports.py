@@ -1,6 +1,6 @@
 """Do without helpers that transformers no longer has.
 
-None of them computes anything: two ask for the version of torch, the others serve a way of spreading a model over
+None of them computes anything: three ask for the version of torch or flash-attn, the others serve a way of spreading a model over
 devices that went with them.
 """
 
@@ -14,6 +14,8 @@ from opensci_lib.hotfix.source import UnrecognisedError
 _INSTEAD = {
     "is_torch_fx_available": "\n    def is_torch_fx_available():\n        return True",
     "is_torch_greater_or_equal_than_1_13": "    is_torch_greater_or_equal_than_1_13 = True",
+    # 5.4 alone has none; transformers 5 takes no flash-attn as old as that.
+    "is_flash_attn_greater_or_equal_2_10": "\n    def is_flash_attn_greater_or_equal_2_10():\n        return True",
     "assert_device_map": "    assert_device_map = None",
     "get_device_map": "    get_device_map = None",
 }
@@ -50,7 +52,7 @@ def edits(sources: Sources) -> Edits:
 RULE = Rule(
     id="lost-imports",
     releases="4.48, 5.0 and later",
-    cause="Helpers that tell versions of torch or spread a model over devices are gone, so the file does not import.",
+    cause="Helpers that tell versions or spread a model over devices are gone, so the file does not import.",
     before="from transformers.utils import is_torch_fx_available, logging\n",
     after=(
         "from transformers.utils import logging\n"
