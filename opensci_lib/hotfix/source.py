@@ -23,6 +23,7 @@ _ATTRIBUTE = (ast.Assign, ast.AnnAssign)
 
 #: What added lines should not be longer than: the limit of transformers' own code.
 WIDTH = 119
+_NO_IMPORTS = "the file imports nothing before its first class or function"
 _SHARED = "a statement shares its line with another one"
 _NEWLINE = re.compile(r"\r\n|\r|\n")
 _REST = re.compile(r"[ \t\f]*(?:#[^\r\n]*)?(\r\n|\r|\n|\Z)")
@@ -393,6 +394,8 @@ class Source:
         imports = [line for line in self.imports() if _package(line) != "__future__"]
         standard = [line for line in imports if _package(line) in sys.stdlib_module_names]
         missing = [name for name in names if self.name_of(name) != name]
+        if missing and not self.imports():
+            raise UnrecognisedError(self.tree.body[0], _NO_IMPORTS)
         for name in missing:
             later = [line for line in standard if isinstance(line, ast.ImportFrom) or line.names[0].name > name]
             if later or not standard:
@@ -406,7 +409,7 @@ class Source:
     def below_imports(self, text: str) -> Edit:
         """Insert a compatible import where it does not part the others: below them, after a blank line."""
         if not self.imports():
-            raise UnrecognisedError(self.tree.body[0], "the file imports nothing before its first class or function")
+            raise UnrecognisedError(self.tree.body[0], _NO_IMPORTS)
         return self.after(self.imports()[-1], f"\n{text}")
 
 

@@ -2,7 +2,7 @@ import copy
 
 import pytest
 
-from tests.hotfix.specification import check_noop, check_transformed
+from tests.hotfix.specification import check_noop, check_transformed, check_unrecognised
 
 RULE = "tied-weights"
 METHOD = """
@@ -35,6 +35,11 @@ def test_a_class_with_tied_weights_gets_the_method(line):
 )
 def test_left_alone(source):
     check_noop(RULE, source)
+
+
+def test_a_file_that_imports_nothing_first_is_named():
+    source = MODEL.format("_tied_weights_keys = ['lm_head.weight']").removeprefix("import torch\n\n")
+    check_unrecognised(RULE, f"{source}import torch\n", 1)
 
 
 class Info:

@@ -1,7 +1,7 @@
 """Do without helpers that transformers no longer has.
 
-None of them computes anything: three ask for the version of torch or flash-attn, the others serve a way of spreading a model over
-devices that went with them.
+None of them computes anything: three ask for the version of torch or flash-attn, the others serve a way of
+spreading a model over devices that went with them.
 """
 
 import ast
