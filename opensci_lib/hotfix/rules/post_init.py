@@ -48,27 +48,21 @@ def _is_built_upon(source: Source, name: str) -> bool:
     )
 
 
+_EXAMPLE = """\
+from transformers import PreTrainedModel
+
+class ForCausalLM(PreTrainedModel):
+    def __init__(self, config):
+        super().__init__(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
+"""
+
 RULE = Rule(
     id="post-init",
     releases="5.0 and later",
     cause="A model that does not end its __init__ with post_init() lacks what loading asks it for from 5.0 on.",
-    before=(
-        "from transformers import PreTrainedModel\n"
-        "\n"
-        "class ForCausalLM(PreTrainedModel):\n"
-        "    def __init__(self, config):\n"
-        "        super().__init__(config)\n"
-        "        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)\n"
-    ),
-    after=(
-        "from transformers import PreTrainedModel\n"
-        "\n"
-        "class ForCausalLM(PreTrainedModel):\n"
-        "    def __init__(self, config):\n"
-        "        super().__init__(config)\n"
-        "        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)\n"
-        "        self.post_init()  # 5.0 and later cannot load it otherwise\n"
-    ),
+    before=_EXAMPLE,
+    after=_EXAMPLE + "        self.post_init()  # 5.0 and later cannot load it otherwise\n",
     signs=("object has no attribute 'all_tied_weights_keys'",),
     edits=edits,
 )
